@@ -1,0 +1,84 @@
+"""Element types: their names, ONNX's numbers for them, numpy's types, and how many bits they take.
+
+The names are numpy's and ml_dtypes' own ("float32", "bfloat16", "float8_e4m3fn", "int4"); "string"
+stands for text. Everything in hubtool that needs a fact about an element type takes it from here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+__all__ = ["BITS", "DTYPES", "NARROW_FLOATS", "NUMBERS", "numpy_dtype"]
+
+DTYPES = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    4: "uint16",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    8: "string",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    12: "uint32",
+    13: "uint64",
+    14: "complex64",
+    15: "complex128",
+    16: "bfloat16",
+    17: "float8_e4m3fn",
+    18: "float8_e4m3fnuz",
+    19: "float8_e5m2",
+    20: "float8_e5m2fnuz",
+    21: "uint4",
+    22: "int4",
+    23: "float4_e2m1fn",
+    24: "float8_e8m0fnu",
+    25: "uint2",
+    26: "int2",
+    27: "float6_e2m3fn",
+    28: "float6_e3m2fn",
+}
+"""ONNX's numbers for element types (TensorProto.DataType), as attributes such as Cast's `to` hold
+them: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto"""
+
+NUMBERS = {name: number for number, name in DTYPES.items()}
+
+NARROW_FLOATS = frozenset(
+    name
+    for name in DTYPES.values()
+    if name.startswith(("float16", "bfloat", "float8", "float6", "float4"))
+)
+"""The floats under 32 bits: widened to float32 to be computed with."""
+
+_WIDE = {"bool": 8, "complex64": 64, "complex128": 128, "bfloat16": 16}
+
+
+def _bits(name: str) -> int:
+    if name in _WIDE:
+        return _WIDE[name]
+    return int("".join(c if c.isdigit() else " " for c in name).split()[0])
+
+
+BITS = {name: _bits(name) for name in NUMBERS if name != "string"}
+"""The bits that one element takes where elements are packed as tightly as ONNX packs them."""
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The numpy dtype of a name; ml_dtypes' for the small ones, object for strings.
+
+    Raises ValueError for a name that is none of DTYPES.
+    """
+    if name not in NUMBERS:
+        raise ValueError(f"unknown element type '{name}'")
+    if name == "string":
+        return np.dtype(object)
+    if hasattr(np, name):
+        return np.dtype(name)
+    import ml_dtypes
+
+    small: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return small

@@ -1,0 +1,320 @@
+"""Runs a graph on an array library: the one loop that all array backends share.
+
+A `Space` is an array library as this loop sees it: its namespace, how arrays come and go, and the
+operators that it does in its own way. Three rules live here and nowhere else:
+
+* **Where.** Shape arithmetic stays on the host. `Shape` gives a numpy array on every backend; a
+  layer that reads host values only runs in numpy; the inputs that an operator calls `host` are
+  handed over as numpy. So no device is asked for the numbers of a shape, and the same graph can be
+  traced, or run on shapes without data.
+* **Dtype.** Floats under 32 bits are widened, computed in float32 and rounded once; each output
+  is cast to the dtype that the operator's schema gives.
+* **Life.** A value is dropped after its last reader.
+
+An error is wrapped here, once: "while running Conv 'stage1_conv0' (X float32[1,64,56,56], …): …".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hubtool.dtypes import DTYPES, NARROW_FLOATS, numpy_dtype
+from hubtool.errors import HubtoolError, RunError, UnsupportedError
+from hubtool.graph import Graph, Layer, TensorRef, captures, names_read
+from hubtool.ops import Op, check, lookup
+
+__all__ = ["HOST", "Context", "HostSpace", "Program", "Space"]
+
+Array = Any
+
+SMALL = 64
+"""Integer weights up to this many elements are kept on the host too: they take part in shapes."""
+
+
+class Space(Protocol):
+    """An array library, as the interpreter needs it."""
+
+    name: str
+    xp: Any
+    overrides: Mapping[str, Callable[..., Any]]
+
+    def put(self, array: np.ndarray[Any, Any]) -> Array:
+        """The array on this space's device; shared with numpy where that is possible."""
+
+    def get(self, value: Array) -> np.ndarray[Any, Any]:
+        """The numpy array of a value."""
+
+    def dtype_of(self, value: Array) -> str:
+        """The name of the value's dtype."""
+
+    def cast(self, value: Array, dtype: str) -> Array:
+        """The value in another dtype, rounded to nearest even."""
+
+
+@dataclass
+class Context:
+    """What an operator's function is given beside its inputs.
+
+    xp: the array namespace to compute in. wanted: for each output, whether anyone reads it.
+    """
+
+    space: Space
+    wanted: tuple[bool, ...]
+
+    @property
+    def xp(self) -> Any:
+        return self.space.xp
+
+    def cast(self, value: Array, dtype: str) -> Array:
+        """The value in another dtype (any of hubtool's, where the namespace knows fewer)."""
+        return self.space.cast(value, dtype)
+
+    def dtype(self, value: Array) -> str:
+        """The name of a value's dtype."""
+        return self.space.dtype_of(value)
+
+    def put(self, array: np.ndarray[Any, Any]) -> Array:
+        """A numpy array as an array of this namespace."""
+        return self.space.put(array)
+
+
+class HostSpace:
+    """numpy, where the host's share of every backend runs; the numpy backend builds on it."""
+
+    name = "numpy"
+    overrides: Mapping[str, Callable[..., Any]] = {}
+
+    def __init__(self) -> None:
+        from array_api_compat import numpy as xp
+
+        self.xp: Any = xp
+
+    def put(self, array: np.ndarray[Any, Any]) -> Array:
+        return array
+
+    def get(self, value: Array) -> np.ndarray[Any, Any]:
+        return np.asarray(value)
+
+    def dtype_of(self, value: Array) -> str:
+        return "string" if value.dtype.kind == "O" else str(value.dtype.name)
+
+    def cast(self, value: Array, dtype: str) -> Array:
+        return np.asarray(value).astype(numpy_dtype(dtype), copy=False)
+
+
+HOST = HostSpace()
+
+
+@dataclass(frozen=True)
+class Both:
+    """A small integer weight, at hand on the host and on the device."""
+
+    host: np.ndarray[Any, Any]
+    device: Array
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer, resolved once: what to call, with which names, and what may be dropped after."""
+
+    layer: Layer
+    op: Op
+    formals: tuple[str, ...]  # one for each positional argument
+    args: tuple[str | None, ...]
+    attrs: dict[str, Any]
+    wanted: tuple[bool, ...]
+    drops: tuple[str, ...]
+
+
+class Program:
+    """A graph made ready for a space: weights moved once, layers resolved once."""
+
+    def __init__(self, graph: Graph, space: Space) -> None:
+        problems = check(graph)
+        if problems:
+            raise UnsupportedError(
+                "this model cannot be run by hubtool:",
+                problems=problems,
+                hint="`hubtool check` lists what is missing; the onnxruntime backend may run it.",
+            )
+        self.graph = graph
+        self.space = space
+        self.captured = captures(graph)
+        host_only = self._read_on_host_only()
+        self.weights: dict[str, Any] = {}
+        for name, tensor in graph.tensors.items():
+            array = tensor.array
+            if space.name == "numpy" or tensor.dtype == "string" or name in host_only:
+                self.weights[name] = array
+            elif array.dtype.kind in "iub" and array.size <= SMALL:
+                self.weights[name] = Both(array, space.put(array))
+            else:
+                self.weights[name] = space.put(array)
+        self.steps = self._resolve()
+
+    def _read_on_host_only(self) -> set[str]:
+        """The weights that only ever serve as shapes, axes or pads."""
+        hosted: set[str] = set()
+        elsewhere: set[str] = set(self.graph.outputs)
+        for layer in self.graph.layers:
+            known = lookup(layer.op)
+            assert known is not None
+            for formal, names in layer.inputs.items():
+                if isinstance(names, str) and formal in known.host:
+                    hosted.add(names)
+                else:
+                    elsewhere.update([names] if isinstance(names, str) else names)
+            for body in layer.subgraphs().values():
+                elsewhere.update(captures(body))
+        return hosted - elsewhere
+
+    def _resolve(self) -> list[Step]:
+        last_reader: dict[str, int] = {}
+        for index, layer in enumerate(self.graph.layers):
+            for name in (*names_read(layer), *filter(None, layer.outputs)):
+                last_reader[name] = index
+        kept = set(self.graph.outputs) | set(self.weights) | self.captured
+        drops: dict[int, list[str]] = {}
+        for name, index in last_reader.items():
+            if name not in kept:
+                drops.setdefault(index, []).append(name)
+        return [
+            self._step(layer, tuple(drops.get(index, ())))
+            for index, layer in enumerate(self.graph.layers)
+        ]
+
+    def _step(self, layer: Layer, drops: tuple[str, ...]) -> Step:
+        known = lookup(layer.op)
+        assert known is not None
+        formals: list[str] = []
+        args: list[str | None] = []
+        for formal in known.inputs:
+            names = layer.inputs.get(formal.name)
+            listed = names if isinstance(names, list) else [] if formal.variadic else [names]
+            formals += [formal.name] * len(listed)
+            args += [name or None for name in listed]
+        attrs: dict[str, Any] = {}
+        for key, attr in layer.attrs.items():
+            if isinstance(attr, TensorRef):
+                attrs[key] = self.graph.tensors[attr.name].array
+            else:
+                attrs[key] = Program(attr, self.space) if isinstance(attr, Graph) else attr
+        wanted = tuple(bool(name) for name in layer.outputs)
+        return Step(layer, known, tuple(formals), tuple(args), attrs, wanted, drops)
+
+    def run(
+        self, feeds: Mapping[str, Any], outer: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The outputs by name, in graph order. Feeds are this space's arrays; `outer` holds what
+        a subgraph captures."""
+        env: dict[str, Any] = {name: outer[name] for name in self.captured} if outer else {}
+        env.update(self.weights)
+        env.update(feeds)
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                self._run_step(step, env)
+        return {name: self._plain(env[name]) for name in self.graph.outputs}
+
+    def _plain(self, value: Any) -> Any:
+        return value.host if isinstance(value, Both) else value
+
+    def _run_step(self, step: Step, env: dict[str, Any]) -> None:
+        given = [None if name is None else env[name] for name in step.args]
+        values: list[Any] = []
+        try:
+            space, values = self._place(step, given)
+            results = self._call(step, space, values, env)
+        except HubtoolError:
+            raise
+        except Exception as error:
+            raise RunError(_describe(step, values or given, self.space, error)) from error
+        produced = zip(step.layer.outputs, results, strict=False)
+        env.update((name, value) for name, value in produced if name)
+        for name in step.drops:
+            env.pop(name, None)
+
+    def _place(self, step: Step, given: list[Any]) -> tuple[Space, list[Any]]:
+        """Where a layer runs, and its inputs there."""
+        if self.space.name == "numpy":
+            return self.space, given
+        at_hand = [isinstance(value, np.ndarray | Both) or value is None for value in given]
+        computed = any(isinstance(value, np.ndarray) for value in given)
+        if computed and all(at_hand) and not step.layer.subgraphs():
+            return HOST, [self._plain(value) for value in given]
+        return self.space, [
+            self._plain(value) if formal in step.op.host else self._to_device(value)
+            for formal, value in zip(step.formals, given, strict=True)
+        ]
+
+    def _to_device(self, value: Any) -> Any:
+        if isinstance(value, Both):
+            return value.device
+        is_host = isinstance(value, np.ndarray) and value.dtype.kind != "O"
+        return self.space.put(value) if is_host else value
+
+    def _call(
+        self, step: Step, space: Space, values: list[Any], env: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        dtypes = dict(zip(step.formals, (_dtype(value, space) for value in values), strict=True))
+        function = space.overrides.get(step.op.name)
+        if not step.op.moves and not NARROW_FLOATS.isdisjoint(dtypes.values()):
+            values = [
+                space.cast(value, "float32") if _dtype(value, space) in NARROW_FLOATS else value
+                for value in values
+            ]
+        attrs = {
+            key: _callable(attr, env) if isinstance(attr, Program) else attr
+            for key, attr in step.attrs.items()
+        }
+        context = Context(space, step.wanted)
+        results = (function or step.op.function)(context, *values, **attrs)
+        if not isinstance(results, tuple):
+            results = (results,)
+        rules = step.op.returns
+        return tuple(
+            _as_declared(value, rules[min(index, len(rules) - 1)], dtypes, step, space)
+            for index, value in enumerate(results)
+        )
+
+
+def _callable(body: Program, env: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
+    """A subgraph as the function of its inputs; what it captures is taken from `env`."""
+
+    def call(*inputs: Any) -> tuple[Any, ...]:
+        feeds = dict(zip(body.graph.inputs, inputs, strict=True))
+        return tuple(body.run(feeds, env).values())
+
+    return call
+
+
+def _dtype(value: Any, space: Space) -> str:
+    if value is None or isinstance(value, list | dict):
+        return ""
+    return (HOST if isinstance(value, np.ndarray) else space).dtype_of(value)
+
+
+def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, space: Space) -> Any:
+    """Cast a result to the dtype that the operator's schema gives it."""
+    if value is None or isinstance(value, list | dict) or not rule:
+        return value
+    dtype = rule
+    if rule in dtypes:
+        dtype = dtypes[rule]
+    elif rule in step.op.attrs:
+        dtype = DTYPES[step.attrs[rule]]
+    owner = HOST if isinstance(value, np.ndarray | np.generic) else space
+    return value if owner.dtype_of(value) == dtype else owner.cast(value, dtype)
+
+
+def _describe(step: Step, values: list[Any], space: Space, error: Exception) -> str:
+    shown = []
+    for formal, value in zip(step.formals, values, strict=True):
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            dims = ",".join(map(str, value.shape))
+            shown.append(f"{formal} {_dtype(value, space)}[{dims}]")
+    reason = str(error) or type(error).__name__
+    return f"while running {step.op.name} '{step.layer.name}' ({', '.join(shown)}): {reason}"

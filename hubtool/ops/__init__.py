@@ -1,0 +1,160 @@
+"""What every operator means, once.
+
+One operator is one function, and its signature is the schema: positional parameters are the
+inputs under their formal names, `None` by default where the input is optional, `*data_0` where it
+is variadic; keyword-only parameters are the attributes with their defaults. The body is written
+once against the Python array API (https://data-apis.org/array-api/latest/), so numpy, torch, jax
+and our own shapes-only arrays all run it:
+
+    @op("LeakyRelu")
+    def leaky_relu(ctx, X, *, alpha=0.01):
+        return ctx.xp.where(X < 0, X * alpha, X)
+
+Operators are ONNX's own at one pinned opset (`OPSETS`). A family is a file; importing this package
+imports no array library beyond numpy, and no `onnx`: a test compares every signature with onnx's
+schemas instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hubtool.graph import Graph, Layer
+
+__all__ = ["OPS", "OPSETS", "REQUIRED", "Formal", "Op", "check", "load_ops", "lookup", "op"]
+
+OPSETS = {"": 28, "ai.onnx.ml": 5, "com.microsoft": 1}
+
+FAMILIES = (
+    "elementwise",
+    "activation",
+    "reduce",
+    "shape",
+    "index",
+    "linear",
+    "window",
+    "norm",
+    "fused",
+)
+
+REQUIRED: Any = inspect.Parameter.empty
+"""The default of an attribute that has none and must be given."""
+
+
+@dataclass(frozen=True)
+class Formal:
+    """A formal input: its name, and whether it may be left out or stands for a list."""
+
+    name: str
+    optional: bool
+    variadic: bool
+
+
+@dataclass(frozen=True)
+class Op:
+    """What an operator is: its function, and what the function's signature and `@op` say.
+
+    returns: the dtype of each output: the name of an input (its dtype), of an attribute (the
+        element type whose number it holds), or of a dtype; the last one holds for all outputs
+        that follow.
+    host: the inputs that the function wants as numbers at hand (a shape, axes, pads): they stay
+        in numpy, whatever the backend, so that reading them never waits for a device.
+    moves: only moves elements and computes nothing, so that 16-bit floats and smaller need not be
+        widened to float32 and rounded back.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    inputs: tuple[Formal, ...]
+    attrs: dict[str, Any]
+    returns: tuple[str, ...]
+    host: frozenset[str]
+    moves: bool
+
+
+OPS: dict[str, Op] = {}
+"""Every operator by name. `load_ops()` fills it; `lookup` does so by itself."""
+
+
+def op(
+    name: str,
+    *,
+    returns: str | tuple[str, ...] = (),
+    host: tuple[str, ...] = (),
+    moves: bool = False,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the function as the meaning of operator `name`; see `Op` for the options.
+
+    Without `returns`, every output has the dtype of the first input.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        _, *parameters = inspect.signature(function).parameters.values()  # the first is ctx
+        inputs = tuple(
+            Formal(p.name, p.default is None, p.kind is p.VAR_POSITIONAL)
+            for p in parameters
+            if p.kind is not p.KEYWORD_ONLY
+        )
+        attrs = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        rules = (returns,) if isinstance(returns, str) else returns
+        if name in OPS:
+            raise ValueError(f"operator {name} is defined twice")
+        OPS[name] = Op(
+            name, function, inputs, attrs, rules or (inputs[0].name,), frozenset(host), moves
+        )
+        return function
+
+    return register
+
+
+@cache
+def load_ops() -> dict[str, Op]:
+    """Import every family and return OPS, filled."""
+    for family in FAMILIES:
+        importlib.import_module(f"{__name__}.{family}")
+    return OPS
+
+
+def lookup(name: str) -> Op | None:
+    """The operator of that name, or None."""
+    return load_ops().get(name)
+
+
+def check(graph: Graph, where: str = "") -> list[str]:
+    """Every reason why this graph cannot be run, each naming its layer; empty if there is none."""
+    problems: list[str] = []
+    for layer in graph.layers:
+        label = f"{where}layer '{layer.name}' ({layer.op})"
+        known = lookup(layer.op)
+        if known is None:
+            problems.append(f"{label}: hubtool has no operator {layer.op}")
+        else:
+            problems += [f"{label}: {text}" for text in _mismatches(layer, known)]
+        for key, body in layer.subgraphs().items():
+            problems += check(body, f"{label} > {key}: ")
+    return problems
+
+
+def _mismatches(layer: Layer, known: Op) -> list[str]:
+    formals = {formal.name: formal for formal in known.inputs}
+    problems = [f"unknown input '{name}'" for name in layer.inputs if name not in formals]
+    for formal in known.inputs:
+        given = layer.inputs.get(formal.name)
+        if given is None:
+            if not formal.optional and not formal.variadic:
+                problems.append(f"input '{formal.name}' is missing")
+        elif formal.variadic != isinstance(given, list):
+            wanted = "a list of values" if formal.variadic else "one value"
+            problems.append(f"input '{formal.name}' must be {wanted}")
+    problems += [f"unknown attribute '{key}'" for key in layer.attrs if key not in known.attrs]
+    problems += [
+        f"attribute '{key}' is missing"
+        for key, default in known.attrs.items()
+        if default is REQUIRED and key not in layer.attrs
+    ]
+    return problems
