@@ -6,11 +6,20 @@ stands for text. Everything in hubtool that needs a fact about an element type t
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-__all__ = ["BITS", "DTYPES", "NARROW_FLOATS", "NUMBERS", "numpy_dtype"]
+__all__ = [
+    "BITS",
+    "DTYPES",
+    "NARROW_FLOATS",
+    "NUMBERS",
+    "is_float",
+    "numpy_dtype",
+    "shortest",
+]
 
 DTYPES = {
     1: "float32",
@@ -50,7 +59,7 @@ NUMBERS = {name: number for number, name in DTYPES.items()}
 NARROW_FLOATS = frozenset(
     name
     for name in DTYPES.values()
-    if name.startswith(("float16", "bfloat", "float8", "float6", "float4"))
+    if name.startswith(("float16", "bfloat", "float8_", "float6_", "float4_"))
 )
 """The floats under 32 bits: widened to float32 to be computed with."""
 
@@ -65,6 +74,23 @@ def _bits(name: str) -> int:
 
 BITS = {name: _bits(name) for name in NUMBERS if name != "string"}
 """The bits that one element takes where elements are packed as tightly as ONNX packs them."""
+
+
+def is_float(name: str) -> bool:
+    """Whether an element type is one of floating-point or complex numbers, as weights are."""
+    return name.startswith(("float", "bfloat", "complex"))
+
+
+def shortest(number: float) -> float:
+    """The float of the shortest decimal that gives the same float32: 1e-05, not
+    9.999999747378752e-06. A number beyond float32 becomes infinite."""
+    with np.errstate(over="ignore"):
+        single = np.float32(number)
+    short = float(str(single))
+    if math.isnan(short):
+        return math.nan  # one object, so that lists and graphs that hold it are equal
+    # 7.038531e-26 is a float32's shortest decimal, but rounds to its neighbour by way of float64.
+    return short if np.float32(short) == single else float(single)
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

@@ -116,13 +116,14 @@ def interrupted(target: Path) -> Path | None:
 
 def check_target(target: Path, *, overwrite: bool, replaceable: Callable[[Path], str]) -> None:
     """Raises the WriteError that `replacing` would raise before any work."""
-    place = Path(os.path.realpath(target))
-    if not place.parent.is_dir():
-        raise WriteError(
-            f"cannot write '{target}': there is no folder '{place.parent}'",
-            hint="Make that folder first, or name another target.",
-        )
-    _refuse(target, place, overwrite, replaceable)
+    with telling(target):
+        place = Path(os.path.realpath(target))
+        if not place.parent.is_dir():
+            raise WriteError(
+                f"cannot write '{target}': there is no folder '{place.parent}'",
+                hint="Make that folder first, or name another target.",
+            )
+        _refuse(target, place, overwrite, replaceable)
 
 
 def _exists(target: Path) -> WriteError:

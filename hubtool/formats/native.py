@@ -49,8 +49,7 @@ def write(
     exists (with `overwrite`: where it is something other than a folder of this kind), or the
     graph cannot be stored.
 
-    Example:
-        >>> write(graph, Path("resnet34"))
+    Example: `native.write(graph, Path("resnet34"))`
     """
     wrong = [name for name in extra if not _is_plain(name) or name in (GRAPH, WEIGHTS)]
     if wrong:
@@ -129,9 +128,9 @@ def _begins_as_ours(path: Path) -> bool:
 
 def _document(folder: Path) -> dict[str, Any]:
     """What graph.json says, as far as this hubtool can judge it at all."""
-    if not is_folder(folder):
-        raise _no_folder(folder)
     try:
+        if not is_folder(folder):
+            raise _no_folder(folder)
         with _open(folder, GRAPH) as file:
             document = loads(file.read(MAX_BYTES + 1))
     except (OSError, ValueError) as error:

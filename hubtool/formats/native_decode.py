@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import NUMBERS
+from hubtool.dtypes import NUMBERS, shortest
 from hubtool.errors import ReadError
 from hubtool.formats.native_elements import STORED, offsets_key, stored_shape, texts, unpack
-from hubtool.formats.native_structure import MAX_DEPTH, domains, faults, shape_fault, shortest
+from hubtool.formats.native_structure import MAX_DEPTH, domains, faults, shape_fault
 from hubtool.formats.safetensors import ITEMSIZE, Stored
 from hubtool.graph import Graph, Layer, Tensor, TensorRef, Value
 from hubtool.ops import OPSETS
@@ -239,8 +239,8 @@ class _Decoder:
     def _item(self, told: Any, what: str, where: str, depth: int) -> Any:
         if type(told) in (int, str):
             return told
-        if type(told) is float and math.isfinite(shortest(told)):
-            return shortest(told)
+        if type(told) is float and math.isfinite(number := shortest(told)):
+            return number
         if type(told) is dict and len(told) == 1:
             ((tag, content),) = told.items()
             if tag == "graph":

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from hubtool.dtypes import shortest
 from hubtool.errors import WriteError
 from hubtool.formats.native_elements import STORED, offsets_key, parts, text_parts
-from hubtool.formats.native_structure import MAX_DEPTH, domains, faults, shortest
+from hubtool.formats.native_structure import MAX_DEPTH, domains, faults
 from hubtool.formats.safetensors import Part
 from hubtool.formats.strict_json import EXACT, MAX_BYTES
 from hubtool.graph import Graph, Layer, Tensor, TensorRef, Value

@@ -11,32 +11,18 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from hubtool.dtypes import NUMBERS
+from hubtool.dtypes import NUMBERS, shortest
 from hubtool.formats.safetensors import MAX_RANK
 from hubtool.formats.strict_json import EXACT
 from hubtool.graph import Graph, Layer, TensorRef, Value
 
-__all__ = ["MAX_DEPTH", "domains", "faults", "shape_fault", "shortest"]
+__all__ = ["MAX_DEPTH", "domains", "faults", "shape_fault"]
 
 MAX_DEPTH = 64
 """How deep subgraphs may be nested, and metadata too."""
 
 CONTAINER = r"(?:sequence|optional|map\((?:u?int(?:8|16|32|64)|string)\))"
 KIND = re.compile(rf"tensor|(?:{CONTAINER}\()*{CONTAINER}\)*")
-
-
-def shortest(number: float) -> float:
-    """The float of the shortest decimal that gives the same float32: 1e-05, not
-    9.999999747378752e-06. A number beyond float32 becomes infinite."""
-    with np.errstate(over="ignore"):
-        single = np.float32(number)
-    short = float(str(single))
-    if math.isnan(short):
-        return math.nan
-    # 7.038531e-26 is a float32's shortest decimal, but rounds to its neighbour by way of float64.
-    return short if np.float32(short) == single else float(single)
 
 
 def domains(graph: Graph) -> set[str]:
