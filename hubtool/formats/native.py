@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -26,10 +27,11 @@ from hubtool.formats.safetensors import Stored, open_regular
 from hubtool.formats.strict_json import MAX_BYTES, loads
 from hubtool.graph import Graph
 
-__all__ = ["check_target", "is_folder", "read", "verify_files", "write"]
+__all__ = ["REPORT", "check_target", "is_folder", "read", "verify_files", "write"]
 
 GRAPH = "graph.json"
 WEIGHTS = "model.safetensors"
+REPORT = "report.json"
 OURS = re.compile(rb'\s*\{\s*"format"\s*:\s*[1-9]')
 """How a graph.json of hubtool begins: told from any other file of that name."""
 
@@ -62,8 +64,17 @@ def write(
             (new / GRAPH).write_bytes(encoded.text(weights))
             for name, data in extra.items():
                 (new / name).write_bytes(data)
+            _carry_over(folder, new)
         if check is not None:
             check(new)
+
+
+def _carry_over(former: Path, new: Path) -> None:
+    """What lies beside a model that is replaced, such as a card written by hand, stays."""
+    for path in former.iterdir() if former.is_dir() else ():
+        ours = path.name in (GRAPH, REPORT) or path.suffix == ".safetensors"
+        if not ours and not (new / path.name).exists():
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def check_target(folder: Path, *, overwrite: bool = False) -> None:

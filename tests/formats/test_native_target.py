@@ -245,14 +245,19 @@ def test_an_existing_target_is_refused_before_any_work(tmp_path: Path) -> None:
     assert native.read(tmp_path / "m") == OLD
 
 
-def test_an_overwritten_folder_is_gone_with_all_its_files(tmp_path: Path) -> None:
-    native.write(OLD, tmp_path / "m", extra={"report.json": b"old"})
-    mapped = native.read(tmp_path / "m")
-    native.check_target(tmp_path / "m", overwrite=True)
-    native.write(NEW, tmp_path / "m", overwrite=True)
-    assert native.read(tmp_path / "m") == NEW
-    assert names(tmp_path / "m") == ["graph.json", "model.safetensors"]
+def test_overwriting_replaces_the_model_and_keeps_what_was_put_beside_it(tmp_path: Path) -> None:
+    target = tmp_path / "m"
+    native.write(OLD, target, extra={"report.json": b"{}", "README.md": b"A card, by hand."})
+    (target / "more.safetensors").write_bytes(b"a shard of the former model")
+    mapped = native.read(target)
+    native.check_target(target, overwrite=True)
+    native.write(NEW, target, overwrite=True)
     assert mapped == OLD  # what is mapped stays readable
+    assert names(target) == ["README.md", "graph.json", "model.safetensors"]
+    assert (target / "README.md").read_bytes() == b"A card, by hand."
+    assert native.read(target) == NEW
+    native.write(OLD, target, overwrite=True, extra={"README.md": b"Another card."})
+    assert (target / "README.md").read_bytes() == b"Another card."
 
 
 def test_a_graph_may_overwrite_the_folder_that_it_was_read_from(tmp_path: Path) -> None:
