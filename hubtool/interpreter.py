@@ -16,7 +16,7 @@ An error is wrapped here, once: "while running Conv 'stage1_conv0' (X float32[1,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -207,22 +207,27 @@ class Program:
         return Step(layer, known, tuple(formals), tuple(args), attrs, wanted, drops)
 
     def run(
-        self, feeds: Mapping[str, Any], outer: Mapping[str, Any] | None = None
+        self,
+        feeds: Mapping[str, Any],
+        outer: Mapping[str, Any] | None = None,
+        watch: Callable[[Layer, Sequence[Any]], None] | None = None,
     ) -> dict[str, Any]:
         """The outputs by name, in graph order. Feeds are this space's arrays; `outer` holds what
-        a subgraph captures."""
+        a subgraph captures; `watch` is shown every layer with the values that it made."""
         env: dict[str, Any] = {name: outer[name] for name in self.captured} if outer else {}
         env.update(self.weights)
         env.update(feeds)
         with np.errstate(all="ignore"):
             for step in self.steps:
-                self._run_step(step, env)
+                results = self._run_step(step, env)
+                if watch is not None:
+                    watch(step.layer, results)
         return {name: self._plain(env[name]) for name in self.graph.outputs}
 
     def _plain(self, value: Any) -> Any:
         return value.host if isinstance(value, Both) else value
 
-    def _run_step(self, step: Step, env: dict[str, Any]) -> None:
+    def _run_step(self, step: Step, env: dict[str, Any]) -> Sequence[Any]:
         given = [None if name is None else env[name] for name in step.args]
         values: list[Any] = []
         try:
@@ -236,6 +241,7 @@ class Program:
         env.update((name, value) for name, value in produced if name)
         for name in step.drops:
             env.pop(name, None)
+        return results
 
     def _place(self, step: Step, given: list[Any]) -> tuple[Space, list[Any]]:
         """Where a layer runs, and its inputs there."""
@@ -246,9 +252,13 @@ class Program:
         if computed and all(at_hand) and not step.layer.subgraphs():
             return HOST, [self._plain(value) for value in given]
         return self.space, [
-            self._plain(value) if formal in step.op.host else self._to_device(value)
+            self._to_host(value) if formal in step.op.host else self._to_device(value)
             for formal, value in zip(step.formals, given, strict=True)
         ]
+
+    def _to_host(self, value: Any) -> Any:
+        value = self._plain(value)
+        return value if value is None or isinstance(value, np.ndarray) else self.space.get(value)
 
     def _to_device(self, value: Any) -> Any:
         if isinstance(value, Both):
@@ -263,7 +273,7 @@ class Program:
         function = space.overrides.get(step.op.name)
         if not step.op.moves and not NARROW_FLOATS.isdisjoint(dtypes.values()):
             values = [
-                space.cast(value, "float32") if _dtype(value, space) in NARROW_FLOATS else value
+                _widened(value, space) if _dtype(value, space) in NARROW_FLOATS else value
                 for value in values
             ]
         attrs = {
@@ -297,8 +307,14 @@ def _dtype(value: Any, space: Space) -> str:
     return (HOST if isinstance(value, np.ndarray) else space).dtype_of(value)
 
 
+def _widened(value: Any, space: Space) -> Any:
+    return (HOST if isinstance(value, np.ndarray) else space).cast(value, "float32")
+
+
 def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, space: Space) -> Any:
     """Cast a result to the dtype that the operator's schema gives it."""
+    if isinstance(value, np.generic):  # what numpy makes of arrays without dimensions
+        value = np.asarray(value)
     if value is None or isinstance(value, list | dict) or not rule:
         return value
     dtype = rule
@@ -306,7 +322,7 @@ def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, spac
         dtype = dtypes[rule]
     elif rule in step.op.attrs:
         dtype = DTYPES[step.attrs[rule]]
-    owner = HOST if isinstance(value, np.ndarray | np.generic) else space
+    owner = HOST if isinstance(value, np.ndarray) else space
     return value if owner.dtype_of(value) == dtype else owner.cast(value, dtype)
 
 

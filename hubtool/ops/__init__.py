@@ -60,8 +60,8 @@ class Op:
     """What an operator is: its function, and what the function's signature and `@op` say.
 
     returns: the dtype of each output: the name of an input (its dtype), of an attribute (the
-        element type whose number it holds), or of a dtype; the last one holds for all outputs
-        that follow.
+        element type whose number it holds), or of a dtype; "" where the function decides; the
+        last one holds for all outputs that follow.
     host: the inputs that the function wants as numbers at hand (a shape, axes, pads): they stay
         in numpy, whatever the backend, so that reading them never waits for a device.
     moves: only moves elements and computes nothing, so that 16-bit floats and smaller need not be

@@ -1,0 +1,97 @@
+"""A signature is the schema: every operator against onnx's and ONNX Runtime's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+from hubtool.dtypes import NUMBERS
+from hubtool.ops import OPSETS, REQUIRED, Op, load_ops
+
+OURS = load_ops()
+ONNX = [name for name in OURS if "." not in name]
+MICROSOFT = [name for name in OURS if name.startswith("com.microsoft.")]
+RUNTIME = {s.name: s for s in get_all_operator_schema() if s.domain == "com.microsoft"}
+
+
+def schema_of(name: str) -> Any:
+    if name in ONNX:
+        return onnx.defs.get_schema(name, OPSETS[""], "")
+    return RUNTIME[name.removeprefix("com.microsoft.")]
+
+
+def option_of(formal: Any) -> str:
+    return str(formal.option).rpartition(".")[2]
+
+
+def default_of(attribute: Any) -> Any:
+    """The schema's default; None where there is none, REQUIRED where the attribute must be."""
+    if attribute.required:
+        return REQUIRED
+    if hasattr(attribute, "_default_value"):  # ONNX Runtime's, a serialised AttributeProto
+        proto = onnx.AttributeProto.FromString(attribute._default_value)
+    else:
+        proto = attribute.default_value
+    value = onnx.helper.get_attribute_value(proto) if proto.type else None
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def comparable(default: Any) -> Any:
+    if isinstance(default, float):
+        return np.float32(default)
+    return list(default) if isinstance(default, tuple | list) else default
+
+
+def test_every_operator_belongs_to_a_pinned_domain():
+    assert sorted(OURS) == sorted(ONNX + MICROSOFT)
+    assert len(ONNX) > 100
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_inputs_are_the_schemas_formal_inputs(name):
+    ours = [(f.name, f.optional, f.variadic) for f in OURS[name].inputs]
+    theirs = [
+        (f.name, option_of(f) == "Optional", option_of(f) == "Variadic")
+        for f in schema_of(name).inputs
+    ]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_attributes_and_defaults_are_the_schemas(name):
+    ours = {key: comparable(default) for key, default in OURS[name].attrs.items()}
+    attributes = schema_of(name).attributes
+    assert ours == {key: comparable(default_of(entry)) for key, entry in attributes.items()}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_outputs_have_the_dtypes_of_the_type_constraints(name):
+    known, schema = OURS[name], schema_of(name)
+    assert len(known.returns) <= len(schema.outputs)
+    for place, output in enumerate(schema.outputs):
+        rule = known.returns[min(place, len(known.returns) - 1)]
+        assert follows(known, schema, rule, type_of(output)), f"{output.name} is not {rule!r}"
+
+
+def type_of(formal: Any) -> str:
+    return formal.type_str if hasattr(formal, "type_str") else formal.typeStr
+
+
+def follows(known: Op, schema: Any, rule: str, wanted: str) -> bool:
+    """Whether an output of the type `wanted` (a constraint or a type) has the dtype of the rule."""
+    types = {f.name: type_of(f) for f in schema.inputs}
+    if rule in types:
+        return types[rule] == wanted
+    if rule in known.attrs or not rule:
+        return wanted not in types.values()
+    constraints = {c.type_param_str: list(c.allowed_type_strs) for c in schema.type_constraints}
+    return rule in NUMBERS and constraints.get(wanted, [wanted]) == [f"tensor({rule})"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_host_inputs_are_formal_inputs(name):
+    assert OURS[name].host <= {formal.name for formal in OURS[name].inputs}
