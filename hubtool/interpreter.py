@@ -27,7 +27,7 @@ from hubtool.errors import HubtoolError, RunError, UnsupportedError
 from hubtool.graph import Graph, Layer, TensorRef, captures, names_read
 from hubtool.ops import Op, check, lookup
 
-__all__ = ["HOST", "Context", "HostSpace", "Program", "Space"]
+__all__ = ["HOST", "SMALL", "Both", "Context", "HostSpace", "Program", "Space"]
 
 Array = Any
 
@@ -82,16 +82,33 @@ class Context:
         return self.space.put(array)
 
 
+class Numpy:
+    """numpy as an array-API namespace, which it is since 2.1, but for the order of argsort.
+
+    array_api_compat has one too, but it imports all of numpy, tests and compilers included.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(np, name)
+        setattr(self, name, value)
+        return value
+
+    @staticmethod
+    def argsort(
+        x: Array, *, axis: int = -1, descending: bool = False, stable: bool = True
+    ) -> Array:
+        if not descending:
+            return np.argsort(x, axis=axis, stable=stable)
+        order = np.argsort(np.flip(x, axis), axis=axis, stable=stable)
+        return x.shape[axis] - 1 - np.flip(order, axis)
+
+
 class HostSpace:
     """numpy, where the host's share of every backend runs; the numpy backend builds on it."""
 
     name = "numpy"
+    xp: Any = Numpy()
     overrides: Mapping[str, Callable[..., Any]] = {}
-
-    def __init__(self) -> None:
-        from array_api_compat import numpy as xp
-
-        self.xp: Any = xp
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         return array

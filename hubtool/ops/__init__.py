@@ -19,14 +19,26 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from hubtool.dtypes import DTYPES
 from hubtool.graph import Graph, Layer
 
-__all__ = ["OPS", "OPSETS", "REQUIRED", "Formal", "Op", "check", "load_ops", "lookup", "op"]
+__all__ = [
+    "OPS",
+    "OPSETS",
+    "REQUIRED",
+    "Formal",
+    "Op",
+    "check",
+    "dtypes_made",
+    "load_ops",
+    "lookup",
+    "op",
+]
 
 OPSETS = {"": 28, "ai.onnx.ml": 5, "com.microsoft": 1}
 
@@ -158,3 +170,29 @@ def _mismatches(layer: Layer, known: Op) -> list[str]:
         if default is REQUIRED and key not in layer.attrs
     ]
     return problems
+
+
+def dtypes_made(
+    layer: Layer, dtypes: Mapping[str, str], known: Callable[[str], str] = lambda name: ""
+) -> dict[str, str]:
+    """The dtype of each output: what is `known` of it already, else what follows from the dtypes
+    of the inputs by the operator's schema; "" where neither tells."""
+    op_known = lookup(layer.op)
+    rules = op_known.returns if op_known else ("",)
+    made = {}
+    for index, output in enumerate(layer.outputs):
+        rule = rules[min(index, len(rules) - 1)]
+        if not output:
+            continue
+        if known(output):
+            made[output] = known(output)
+        elif op_known and rule in op_known.attrs:
+            number = layer.attrs.get(rule)
+            made[output] = DTYPES.get(number, "") if isinstance(number, int) else ""
+        elif op_known and rule in {formal.name for formal in op_known.inputs}:
+            names = layer.inputs.get(rule, [])
+            first = names if isinstance(names, str) else next(iter(names), "")
+            made[output] = dtypes.get(first, "")
+        else:
+            made[output] = rule
+    return made

@@ -24,7 +24,7 @@ __all__ = ["CAP", "RANDOM", "fold_constants"]
 
 Array = Any
 
-CAP = 256 << 20
+CAP = 512 << 20
 """The most bytes that one folded value may take; a few numbers can ask for terabytes."""
 
 RANDOM = frozenset(

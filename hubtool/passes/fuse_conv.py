@@ -4,10 +4,10 @@
 
 Both steps are optional, but one of them there must be. FusedConv is ONNX Runtime's
 (com.microsoft), with its `activation_params`: alpha for LeakyRelu, minimum and maximum for Clip,
-alpha and beta for HardSigmoid. Z must have the Conv's own shape, provably: an Add that broadcasts
-stays an Add. The fused layer stands where the last layer that it replaces stood, for there Z is
-ready. Of two Convs that meet in one Add the later one is fused, so that the other is computed
-where it was.
+alpha and beta for HardSigmoid. The addition is an Add, or a Sum of two. Z must have the Conv's
+own shape, provably: an Add that broadcasts stays an Add. The fused layer stands where the last
+layer that it replaces stood, for there Z is ready. Of two Convs that meet in one Add the later
+one is fused, so that the other is computed where it was.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def fuse_conv(graph: Graph) -> None:
 def _match(graph: Graph, users: dict[str, list[Layer]], conv: Layer) -> Match:
     match = Match([conv])
     add = only_reader(graph, users, conv.outputs[0])
-    if add is not None and add.op == "Add":
-        (Z,) = (name for name in add.reads() if name != conv.outputs[0])
-        if not _same_shape(graph, conv.outputs[0], Z):
+    if add is not None and add.op in ("Add", "Sum"):
+        others = [name for name in add.reads() if name != conv.outputs[0]]
+        if len(others) != 1 or not _same_shape(graph, conv.outputs[0], others[0]):
             return match
-        match.Z = Z
+        match.Z = others[0]
         match.layers.append(add)
     last = match.layers[-1]
     activation = only_reader(graph, users, last.outputs[0])

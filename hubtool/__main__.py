@@ -1,0 +1,5 @@
+"""`python -m hubtool` is the `hubtool` command."""
+
+from hubtool.cli import main
+
+main()

@@ -1,0 +1,315 @@
+"""The public functions: each resolves what it is given and calls the rooms below.
+
+A source is a native folder, an .onnx file, or a Graph at hand. The command of the same name in
+`hubtool.cli` is the shell of the function here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+from hubtool.errors import InputError, ReadError, UnsupportedError, WriteError
+from hubtool.graph import Graph
+
+if TYPE_CHECKING:
+    from hubtool.convert import Report
+    from hubtool.inspect import Table
+    from hubtool.model import Model
+
+__all__ = [
+    "backends",
+    "check",
+    "classify",
+    "convert",
+    "export",
+    "info",
+    "load",
+    "read",
+    "read_arrays",
+    "run",
+    "save",
+    "write_arrays",
+]
+
+Source = str | os.PathLike[str]
+
+
+def read(source: Source, *, verify: bool = False) -> Graph:
+    """The layer graph of a native folder or an .onnx file; weights are mapped, not copied.
+
+    verify: also compare a folder's files with their recorded sha256.
+    Raises ReadError (missing, damaged, hostile), UnsupportedError (what ONNX says and we do not).
+
+    Example: `print(hubtool.read("resnet34.onnx"))`
+    """
+    path = Path(source)
+    if path.is_dir():
+        from hubtool.formats import native
+
+        return native.read(path, verify=verify)
+    if not path.exists():
+        raise ReadError(
+            f"there is no file or folder '{source}'",
+            hint="Give a folder that `hubtool convert` wrote, or an .onnx file.",
+        )
+    from hubtool.formats.onnx import read as onnx_read
+
+    return onnx_read.read(path)
+
+
+def convert(
+    source: Source,
+    target: Source | None = None,
+    *,
+    overwrite: bool = False,
+    verify: bool = True,
+    sample: Source | Mapping[str, Any] | None = None,
+    tolerance: float | None = None,
+    force: bool = False,
+    optimize: bool = False,
+    labels: Source | list[str] | None = None,
+    preprocess: str | Mapping[str, Any] | None = None,
+) -> Report:
+    """Turn an .onnx file into a native folder (./<stem>/ by default), verified.
+
+    The folder computes what the file does: our numpy backend is compared with ONNX Runtime on the
+    source, and more than `tolerance` (1e-4 of the largest value) is refused unless `force`.
+    sample: an .npz file, or a dict of arrays, to verify on instead of seeded inputs.
+    optimize: fold constants and BatchNormalization for good; the model is then for inference only.
+    labels: a file (one a line, or JSON) or a list; "imagenet" for the 1,000 names of ILSVRC2012.
+    preprocess: "imagenet", or a dict (docs/format.md). Both are known for the zoo's own files.
+    Raises ReadError, UnsupportedError, VerifyError, WriteError; nothing is left behind then.
+
+    Example: `print(hubtool.convert("resnet34.onnx", "resnet34"))`
+    """
+    from hubtool.convert import TOLERANCE
+    from hubtool.convert import convert as write_verified
+    from hubtool.formats import native
+    from hubtool.formats.onnx import read as onnx_read
+
+    path = Path(source)
+    place = Path(target) if target is not None else Path(path.stem)
+    native.check_target(place, overwrite=overwrite)
+    if path.is_dir():
+        raise ReadError(
+            f"'{source}' is a folder, and convert reads .onnx files",
+            hint="`hubtool info` looks at a folder, `hubtool export` writes it as ONNX.",
+        )
+    graph = onnx_read.read(path)
+    graph.meta.update(_facts(graph, labels, preprocess))
+    given = read_arrays(sample, graph) if isinstance(sample, str | os.PathLike) else sample
+    return write_verified(
+        path,
+        graph,
+        place,
+        overwrite=overwrite,
+        verify=verify,
+        sample=given,
+        tolerance=TOLERANCE if tolerance is None else tolerance,
+        force=force,
+        optimize=optimize,
+    )
+
+
+def _facts(
+    graph: Graph, labels: Source | list[str] | None, preprocess: str | Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Labels, preprocessing and origin: what the caller gives, else what the zoo knows."""
+    from hubtool import vision, zoo
+
+    facts: dict[str, Any] = {}
+    known = zoo.find_by_sha256(graph.meta["source"]["sha256"])
+    if known is None and graph.meta.get("untrained") and graph.meta.get("zoo") in zoo.ZOO:
+        known = zoo.find(graph.meta["zoo"])
+    if known is not None:
+        facts = {"zoo": known.name, "licence": known.licence}
+        labels, preprocess = labels or "imagenet", preprocess or "imagenet"
+    if labels is not None:
+        facts["labels"] = labels if isinstance(labels, list) else vision.read_labels(labels)
+    if preprocess is not None:
+        facts["preprocessing"] = vision.preprocessing(preprocess)
+    return facts
+
+
+def load(
+    source: Source | Graph,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    verify: bool = False,
+) -> Model:
+    """A model that can be called, from a native folder, an .onnx file or a Graph.
+
+    backend: `hubtool.backends()` lists them; onnxruntime by default. threads: for one run.
+    Raises what `read` raises, BackendError, and UnsupportedError with every layer that the backend
+    cannot run.
+
+    Example: `logits = hubtool.load("resnet34", backend="torch")(x)`
+    """
+    from hubtool.model import Model
+
+    graph = source if isinstance(source, Graph) else read(source, verify=verify)
+    return Model(graph, backend=backend, device=device, threads=threads)
+
+
+def save(graph: Graph, folder: Source, *, overwrite: bool = False) -> None:
+    """Write a graph as a native folder. Raises WriteError if it exists, unless `overwrite`."""
+    from hubtool.formats import native
+
+    native.write(graph, Path(folder), overwrite=overwrite)
+
+
+def export(
+    source: Source | Graph,
+    target: Source,
+    *,
+    opset: int | None = None,
+    external: bool | None = None,
+    overwrite: bool = False,
+) -> int:
+    """Write a model as an ONNX file; gives the opset that it was written at.
+
+    opset: the lowest that can say the model unless given. external: weights beside the file; by
+    default only past protobuf's 2 GB. Raises WriteError, and UnsupportedError naming every layer
+    that needs a higher opset.
+
+    Example: `hubtool.export("resnet34", "resnet34.onnx", opset=13)`
+    """
+    from hubtool.formats.onnx import write as onnx_write
+
+    if Path(target).suffix != ".onnx":
+        raise WriteError(
+            f"'{target}' does not end in .onnx, the one format that can be written",
+            hint="Give the target a name such as model.onnx.",
+        )
+    graph = source if isinstance(source, Graph) else read(source)
+    return onnx_write.write(graph, target, opset=opset, external=external, overwrite=overwrite)
+
+
+def run(
+    source: Source | Graph,
+    feeds: Mapping[str, Any] | Source,
+    *,
+    backend: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """The outputs of a model by name, run once.
+
+    feeds: arrays by input name, or an .npz file of them, or an .npy file for the only input.
+    Raises what `load` raises, InputError (what is fed does not fit) and RunError.
+
+    Example: `hubtool.run("resnet34", {"data": x})`
+    """
+    model = load(source, backend=backend, device=device, threads=threads)
+    given = read_arrays(feeds, model.graph) if isinstance(feeds, str | os.PathLike) else feeds
+    return model.run(given)
+
+
+def read_arrays(path: Source, graph: Graph) -> dict[str, Any]:
+    """The arrays of an .npz file by name, or that of an .npy file for the graph's only input.
+    Pickled objects in them are refused. Raises InputError."""
+    import numpy as np
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            names = list(graph.free_inputs)
+            if len(names) != 1:
+                raise ValueError(f"the model has {len(names)} inputs: an .npz file must name them")
+            return {names[0]: loaded}
+        with loaded:
+            return dict(loaded)
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(
+            f"'{path}' cannot be read as inputs: {reason}",
+            hint="Write them with numpy.save('x.npy', x) or numpy.savez('x.npz', name=x).",
+        ) from None
+
+
+def write_arrays(path: Source, outputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Write outputs as .npz by name, or the only one as .npy. Raises WriteError."""
+    import numpy as np
+
+    from hubtool.files import new_file
+
+    suffix = Path(path).suffix
+    if suffix not in (".npy", ".npz") or (suffix == ".npy" and len(outputs) != 1):
+        raise WriteError(
+            f"{len(outputs)} outputs cannot be written to '{path}'",
+            hint="Name a file that ends in .npz, or in .npy for a single output.",
+        )
+    if any(
+        not isinstance(value, np.ndarray) or value.dtype.hasobject for value in outputs.values()
+    ):
+        raise WriteError("outputs that are strings, sequences or maps cannot be written as arrays")
+    with new_file(Path(path), overwrite=overwrite) as stream:
+        if suffix == ".npy":
+            np.save(stream, next(iter(outputs.values())), allow_pickle=False)
+        else:
+            np.savez(stream, **outputs)
+
+
+def classify(
+    model: Model | Source, image: Any, *, top: int = 5, backend: str | None = None
+) -> list[tuple[str, float]]:
+    """The `top` most probable classes of a picture, as (label, probability).
+
+    image: a file's name, a PIL image, or an array that the model takes as it is. How a picture
+    becomes an input, and the labels, stand in the model's own metadata.
+    Raises InputError where they do not, or where the picture cannot be read.
+
+    Example: `hubtool.classify("resnet34", "cat.jpg")[0]`
+    """
+    from hubtool import vision
+
+    if isinstance(model, str | os.PathLike):
+        model = load(model, backend=backend)
+    return vision.classify(model, image, top=top)
+
+
+def info(source: Source | Graph, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Table:
+    """The layer table with its totals, for the model's own shapes or for those given.
+
+    Nothing is computed and no weight is touched. Raises InputError where the shapes do not fit.
+
+    Example: `hubtool.info("resnet34", {"data": (8, 3, 224, 224)}).multiply_adds`
+    """
+    from hubtool.inspect import layer_table
+
+    return layer_table(source if isinstance(source, Graph) else read(source), shapes)
+
+
+def check(source: Source) -> list[str]:
+    """Everything that stops a model from being converted or run, each problem naming its layer;
+    an empty list where there is nothing. A folder's hashes are compared too."""
+    from hubtool.ops import check as check_layers
+
+    try:
+        graph = read(source, verify=True)
+    except (ReadError, UnsupportedError) as error:
+        return error.problems or [str(error)]
+    return check_layers(graph)
+
+
+def backends() -> list[dict[str, Any]]:
+    """Every backend: name, version and devices where it is available, else the reason."""
+    from hubtool.backends import BACKENDS, default, module
+
+    rows: list[dict[str, Any]] = []
+    for name in BACKENDS:
+        backend = module(name)
+        reason = backend.available()
+        row: dict[str, Any] = {"name": name, "available": reason is None}
+        if reason is None:
+            row |= {"version": backend.version(), "devices": backend.devices()}
+        else:
+            row["reason"] = reason
+        rows.append(row | {"default": name == default()})
+    return rows

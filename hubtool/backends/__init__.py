@@ -1,0 +1,122 @@
+"""What runs a graph: one module a backend, imported on demand.
+
+A backend is a module with these five names:
+
+    name                              "torch"
+    available() -> str | None         None, or the reason why not, with what would make it so
+    version() -> str
+    devices() -> list[str]            "cpu", "cuda:0", …
+    prepare(graph, device, threads)   -> Runner, whose run(feeds) gives numpy arrays by name
+
+`prepare` does once what need not be done at every run: passes, moving weights, choosing kernels.
+It raises, with the whole list, where the graph holds what the backend cannot do; nothing falls
+back to another backend silently. The array backends (numpy, torch) share the interpreter: they
+are a `Space` and the operators that it does in its own way. To add a backend, write its module
+and add its line to BACKENDS.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Protocol, cast
+
+from hubtool import passes
+from hubtool.errors import BackendError, UnsupportedError
+from hubtool.graph import Graph
+from hubtool.interpreter import Program, Space
+
+__all__ = ["BACKENDS", "Backend", "Runner", "build", "default", "get", "module", "unknown_device"]
+
+BACKENDS = {
+    "onnxruntime": "hubtool.backends.onnxruntime",
+    "torch": "hubtool.backends.torch",
+    "numpy": "hubtool.backends.numpy",
+}
+"""Backend name -> its module, in order of display."""
+
+PREFERRED = ("native", "onnxruntime", "numpy")
+"""What runs a model where nobody chose: the first of these that is there."""
+
+
+class Runner(Protocol):
+    """A graph made ready on a device."""
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs by name, in graph order, as numpy arrays (lists of them for sequences).
+
+        Feeds are checked already; they are numpy arrays or the backend's own.
+        """
+
+
+class Backend(Protocol):
+    """A module under hubtool.backends; see above."""
+
+    @property
+    def name(self) -> str: ...
+
+    def available(self) -> str | None: ...
+
+    def version(self) -> str: ...
+
+    def devices(self) -> list[str]: ...
+
+    def prepare(self, graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner: ...
+
+
+def module(name: str) -> Backend:
+    """The module of a backend in BACKENDS, whether it can be used here or not."""
+    return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def get(name: str) -> Backend:
+    """The backend of that name. Raises BackendError if there is none, or it is not available."""
+    if name not in BACKENDS:
+        near = get_close_matches(name, BACKENDS, n=1)
+        guess = f" Did you mean '{near[0]}'?" if near else ""
+        raise BackendError(
+            f"there is no backend '{name}'", hint=f"Backends: {', '.join(BACKENDS)}.{guess}"
+        )
+    backend = module(name)
+    reason = backend.available()
+    if reason is not None:
+        raise BackendError(
+            f"the {name} backend is not available: {reason}",
+            hint="`hubtool backends` lists what there is.",
+        )
+    return backend
+
+
+def default() -> str:
+    """The backend that is used where none is chosen: the fastest that is there."""
+    for name in PREFERRED:
+        if name in BACKENDS and module(name).available() is None:
+            return name
+    return "numpy"
+
+
+def build(
+    graph: Graph, space: Space, missing: Callable[[Graph], list[str]] | None = None
+) -> Program:
+    """The graph after the passes of `hubtool.passes.prepare`, as a program for this space.
+
+    `missing` names what the array library has not; anything at all is an UnsupportedError.
+    """
+    ready = passes.prepare(graph)
+    problems = missing(ready) if missing is not None else []
+    if problems:
+        raise UnsupportedError(
+            f"the {space.name} backend cannot run this model:",
+            problems=problems,
+            hint="The numpy backend runs it.",
+        )
+    return Program(ready, space)
+
+
+def unknown_device(name: str, device: str, devices: Sequence[str]) -> BackendError:
+    """The error for a device that this backend has not."""
+    return BackendError(
+        f"the {name} backend has no device '{device}' here",
+        hint=f"Devices: {', '.join(devices)}.",
+    )

@@ -1,0 +1,107 @@
+"""ONNX Runtime as a backend, and as the judge of conversions.
+
+As a backend it is given the graph as ONNX in memory, without the weights: those it takes from
+where hubtool has mapped them, so nothing is copied or serialized. As a judge (`run_file`) it runs
+the original file, untouched by anything of ours.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from hubtool.backends import unknown_device
+from hubtool.errors import UnsupportedError
+from hubtool.formats.onnx.write import add_external, to_model
+from hubtool.graph import Graph
+
+__all__ = ["Runner", "available", "devices", "name", "prepare", "run_file", "version"]
+
+name = "onnxruntime"
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+
+
+def available() -> str | None:
+    """None: hubtool depends on it."""
+    return None
+
+
+def version() -> str:
+    return package_version("onnxruntime")
+
+
+def devices() -> list[str]:
+    """The devices whose execution providers this build of ONNX Runtime has."""
+    built = onnxruntime.get_available_providers()
+    return [device for device, provider in PROVIDERS.items() if provider in built]
+
+
+class Runner:
+    """A session over a graph; `weights` keeps alive what the session only points to."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, weights: list[Any]) -> None:
+        self.session = session
+        self.weights = weights
+        self.outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs by name, in graph order, as numpy arrays."""
+        arrays = {key: np.asarray(value) for key, value in feeds.items()}
+        return dict(zip(self.outputs, self.session.run(None, arrays), strict=True))
+
+
+def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner:
+    """A session over the graph. Raises UnsupportedError where ONNX Runtime refuses it."""
+    provider = _provider(device)
+    model, large = to_model(graph)
+    options = _options(threads)
+    for key, tensor in large.items():
+        add_external(model, key, tensor, "weights", 0)
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(t.array) for t in large.values()]
+    options.add_external_initializers(list(large), values)
+    try:
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=[provider]
+        )
+    except Exception as error:
+        raise UnsupportedError(
+            f"ONNX Runtime cannot run this model: {error}",
+            hint="Try another backend: `hubtool backends` lists them.",
+        ) from error
+    return Runner(session, values)
+
+
+def run_file(path: str | os.PathLike[str], feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of an ONNX file, run as it is. Raises whatever ONNX Runtime raises."""
+    session = onnxruntime.InferenceSession(
+        Path(path), _options(None), providers=["CPUExecutionProvider"]
+    )
+    return Runner(session, []).run(feeds)
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what it would say to a terminal, its exceptions say too
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _provider(device: str) -> str | tuple[str, dict[str, str]]:
+    kind, _, index = device.partition(":")
+    if kind not in devices():
+        raise unknown_device(name, device, devices())
+    return (PROVIDERS[kind], {"device_id": index}) if index else PROVIDERS[kind]

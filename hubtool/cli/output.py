@@ -1,0 +1,87 @@
+"""What commands print with: tables and JSON on stdout, a spinner on stderr.
+
+A table is for people and is drawn only as wide as it must be; a program takes --json, which every
+listing has.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+__all__ = ["json_option", "print_json", "print_table", "shape_option", "working"]
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The --json option, under the parameter's name `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def print_json(data: Any) -> None:
+    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: str = "") -> None:
+    """Print rows under their column names; `right` names the columns of numbers."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
+    for column in columns:
+        table.add_column(column, justify="right" if column in right.split() else "left")
+    for row in rows:
+        table.add_row(*(Text(_text(cell)) for cell in row))
+    # A pipe has no width, and a table that is cut or wrapped there is of no use.
+    width = None if sys.stdout.isatty() else 10_000
+    console = Console(width=width, highlight=False, soft_wrap=False)
+    console.print(table)
+
+
+def _text(cell: Any) -> str:
+    if cell is None:
+        return "?"
+    # A model's own text must not move the cursor or colour the terminal.
+    text = f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner on stderr while the block runs, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):
+    """`name=8x3x224x224`."""
+
+    name = "name=AxBxC"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, tuple[int, ...]]:
+        name, equals, dims = str(value).rpartition("=")
+        parts = dims.split("x") if dims else []
+        if not equals or not name or not all(part.isdigit() for part in parts):
+            self.fail(f"'{value}' is not of the form data=8x3x224x224", param, ctx)
+        return name, tuple(int(part) for part in parts)
+
+
+def shape_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The --shape option, which may be repeated, under the parameter's name `shapes`."""
+    return click.option(
+        "--shape",
+        "shapes",
+        type=Shape(),
+        multiple=True,
+        help="Shape of an input, such as data=8x3x224x224; may be repeated.",
+    )(command)

@@ -1,0 +1,74 @@
+"""`hubtool run`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import hubtool
+from hubtool.cli.output import json_option, print_json, print_table
+
+__all__ = ["run"]
+
+
+@click.command(epilog="Example: hubtool run resnet34 cat.jpg --backend torch")
+@click.argument("model")
+@click.argument("file")
+@click.option("--backend", help="One of `hubtool backends`; onnxruntime by default.")
+@click.option("--device", help="Where: cpu, cuda, cuda:1 …")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads for one run.")
+@click.option("--top", type=click.IntRange(min=1), default=5, help="So many classes (5).")
+@click.option("--output", metavar="FILE", help="Write the outputs as .npz, or one as .npy.")
+@click.option("--overwrite", is_flag=True, help="Replace the --output file if it exists.")
+@json_option
+def run(
+    model: str,
+    file: str,
+    top: int,
+    output: str | None,
+    overwrite: bool,
+    as_json: bool,
+    **where: Any,
+) -> None:
+    """Run MODEL on FILE: a picture gives the most probable classes, .npy or .npz the outputs.
+
+    An .npz file names each input; an .npy file is the only one.
+    """
+    loaded = hubtool.load(model, **where)
+    if Path(file).suffix.lower() not in (".npy", ".npz"):
+        _classify(loaded, file, top, as_json)
+        return
+    from hubtool.api import read_arrays, write_arrays
+
+    outputs = loaded.run(read_arrays(file, loaded.graph))
+    if output:
+        write_arrays(output, outputs, overwrite=overwrite)
+    _describe(outputs, as_json)
+
+
+def _classify(model: hubtool.Model, file: str, top: int, as_json: bool) -> None:
+    classes = hubtool.classify(model, file, top=top)
+    if as_json:
+        print_json([{"label": label, "probability": share} for label, share in classes])
+    else:
+        print_table(("probability", "label"), [(f"{share:.4f}", label) for label, share in classes])
+    if model.graph.meta.get("untrained"):
+        click.echo("This model is untrained: its weights are random and mean nothing.", err=True)
+
+
+def _describe(outputs: dict[str, Any], as_json: bool) -> None:
+    import numpy as np
+
+    rows = []
+    for name, value in outputs.items():
+        array = np.asarray(value)
+        flat = array.reshape(-1)[:4].tolist()
+        shown = ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in flat)
+        shape = list(array.shape)
+        rows.append({"name": name, "dtype": str(array.dtype), "shape": shape, "begins": shown})
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(("output", "dtype", "shape", "begins"), [tuple(row.values()) for row in rows])

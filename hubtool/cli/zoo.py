@@ -1,0 +1,46 @@
+"""`hubtool zoo`"""
+
+from __future__ import annotations
+
+import click
+
+from hubtool.cli.output import json_option, print_json, print_table, working
+
+__all__ = ["zoo"]
+
+
+@click.group(epilog="Example: hubtool zoo sketch resnet34-v1 resnet34.onnx")
+def zoo() -> None:
+    """The ResNets of the ONNX Model Zoo."""
+
+
+@zoo.command("list", epilog="Example: hubtool zoo list --json")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the zoo's ResNets: size, and the accuracy that the zoo claims for them."""
+    from dataclasses import asdict
+
+    from hubtool.zoo import models
+
+    if as_json:
+        print_json([asdict(model) for model in models()])
+        return
+    rows = [(m.name, m.bytes, m.top1, m.top5, m.sha256[:12]) for m in models()]
+    print_table(("name", "bytes", "top-1", "top-5", "sha256"), rows, right="bytes top-1 top-5")
+
+
+@zoo.command(epilog="Example: hubtool zoo sketch resnet34-v1 resnet34.onnx --seed 0")
+@click.argument("name")
+@click.argument("target")
+@click.option("--seed", default=0, show_default=True, help="Of the random weights.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+def sketch(name: str, target: str, seed: int, overwrite: bool) -> None:
+    """Write an untrained look-alike of the zoo's NAME to the file TARGET.
+
+    Structure, names and sizes are the zoo file's own; the weights are random and mean nothing.
+    """
+    from hubtool import zoo as room
+
+    with working(f"sketching {name}"):
+        room.sketch(name, target, seed=seed, overwrite=overwrite)
+    click.echo(f"{target}  untrained look-alike of {name}, seed {seed}")

@@ -1,0 +1,190 @@
+"""A graph made ready on a backend: what a user holds and calls.
+
+What is fed is checked here, before anything runs, and the same for every backend: by name, shape
+and dtype, all problems at once, with what was wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+from hubtool.backends import default, get
+from hubtool.dtypes import numpy_dtype
+from hubtool.errors import InputError
+from hubtool.graph import Graph, Value
+
+__all__ = ["Model", "default_backend", "set_default_backend"]
+
+Choice = tuple[str | None, str | None]
+
+_everywhere: Choice = (None, None)
+_here: ContextVar[Choice | None] = ContextVar("hubtool_default_backend", default=None)
+
+
+class Model:
+    """A graph on a backend: `logits = model(x)`, or `model.run({"data": x})`.
+
+    graph: the layer graph as it was read; what a backend makes of it stays inside.
+    backend, device: where it runs.
+
+    Raises BackendError (unknown or not available), UnsupportedError (the backend cannot run it).
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        backend: str | None = None,
+        device: str | None = None,
+        threads: int | None = None,
+    ) -> None:
+        chosen_backend, chosen_device = _here.get() or _everywhere
+        if backend is None:
+            backend, device = chosen_backend or default(), device or chosen_device
+        self.graph = graph
+        self.backend = backend
+        self.device = device or "cpu"
+        self.threads = threads
+        self._runner = get(backend).prepare(graph, self.device, threads)
+
+    @property
+    def inputs(self) -> dict[str, Value]:
+        """What must be fed: the graph's inputs that have no default."""
+        return self.graph.free_inputs
+
+    @property
+    def outputs(self) -> dict[str, Value]:
+        """What comes out, in this order."""
+        return self.graph.outputs
+
+    def __call__(self, x: Any) -> Any:
+        """Run a model of one input and one output: array in, numpy array out."""
+        if len(self.inputs) != 1 or len(self.outputs) != 1:
+            raise InputError(
+                f"this model has {len(self.inputs)} inputs and {len(self.outputs)} outputs",
+                hint=f"Use model.run({{name: array}}); its inputs are {_listed(self.inputs)}.",
+            )
+        (outputs,) = self.run({next(iter(self.inputs)): x}).values()
+        return outputs
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the model: arrays by input name in, numpy arrays by output name out.
+
+        Arrays may be numpy's, torch's, or anything with `__array__` (DLPack where it has not);
+        lists and numbers take the input's own dtype. Nothing is copied where the backend can take
+        the memory as it is. Raises InputError with every name, shape and dtype that is wrong, and
+        RunError with the layer that failed.
+
+        Example: `model.run({"data": np.zeros((1, 3, 224, 224), np.float32)})`
+        """
+        return self._runner.run(check_feeds(self.graph, feeds, self.backend))
+
+    def to(self, backend: str, device: str | None = None, threads: int | None = None) -> Model:
+        """The same graph on another backend or device; this model stays as it is."""
+        return Model(self.graph, backend=backend, device=device, threads=threads)
+
+    def __repr__(self) -> str:
+        name = self.graph.meta.get("name", "model")
+        return (
+            f"<Model {name}: {_listed(self.inputs)} -> {_listed(self.outputs)} on {self.backend}>"
+        )
+
+
+def set_default_backend(backend: str, device: str | None = None) -> None:
+    """What `load` uses, everywhere in this process, where nothing else is asked for."""
+    global _everywhere
+    get(backend)
+    _everywhere = (backend, device)
+
+
+@contextmanager
+def default_backend(backend: str, device: str | None = None) -> Iterator[None]:
+    """What `load` uses inside this block, in this thread or task only."""
+    get(backend)
+    token = _here.set((backend, device))
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def check_feeds(graph: Graph, feeds: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """The feeds as arrays that the backend takes, or one InputError with all that is wrong."""
+    problems = [f"'{name}' is no input" for name in feeds if name not in graph.inputs]
+    problems += [
+        f"input '{name}' is missing: {value} is wanted"
+        for name, value in graph.free_inputs.items()
+        if name not in feeds
+    ]
+    arrays: dict[str, Any] = {}
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, wanted in graph.inputs.items():
+        if name not in feeds:
+            continue
+        if wanted.kind != "tensor":
+            arrays[name] = feeds[name]
+            continue
+        try:
+            arrays[name] = array = _as_array(feeds[name], wanted, backend)
+        except (TypeError, ValueError) as error:
+            problems.append(f"input '{name}' is no array: {error}")
+            continue
+        problems += _mismatches(name, array, wanted, sizes)
+    if problems:
+        raise InputError(
+            "this cannot be fed to the model:",
+            problems=problems,
+            hint=f"Its inputs are {_listed(graph.free_inputs)}.",
+        )
+    return arrays
+
+
+def _as_array(value: Any, wanted: Value, backend: str) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.astype(object) if value.dtype.kind in "UT" else value
+    library = type(value).__module__.partition(".")[0]
+    if library == backend:
+        return value
+    if isinstance(value, list | tuple | int | float | bool | str):
+        return np.asarray(value, numpy_dtype(wanted.dtype) if wanted.dtype else None)
+    if library == "torch":
+        return value.detach().cpu().numpy()
+    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
+        return np.from_dlpack(value)
+    if not hasattr(value, "__array__"):
+        raise TypeError(f"{type(value).__name__} has neither __array__ nor __dlpack__")
+    return np.asarray(value)
+
+
+def _mismatches(
+    name: str, array: Any, wanted: Value, sizes: dict[str, tuple[int, str]]
+) -> list[str]:
+    """What is wrong with one array; `sizes` holds the symbolic sizes met so far, and where."""
+    shape = tuple(array.shape)
+    dtype = "string" if str(array.dtype) == "object" else str(array.dtype).rpartition(".")[2]
+    given = f"{dtype}[{','.join(map(str, shape))}]"
+    fits = wanted.shape is None or (
+        len(shape) == len(wanted.shape)
+        and all(not isinstance(w, int) or w == s for s, w in zip(shape, wanted.shape, strict=True))
+    )
+    if not fits or wanted.dtype not in ("", dtype):
+        cast = "" if wanted.dtype in ("", dtype) else f"; x.astype('{wanted.dtype}') casts"
+        return [f"input '{name}' is {given}, {wanted} is wanted{cast}"]
+    problems = []
+    for size, dim in zip(shape, wanted.shape or (), strict=False):
+        if isinstance(dim, str):
+            first, where = sizes.setdefault(dim, (size, name))
+            if first != size:
+                problems.append(
+                    f"input '{name}' has size {size} for '{dim}', which is {first} in '{where}'"
+                )
+    return problems
+
+
+def _listed(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"'{name}' {value}" for name, value in values.items())
