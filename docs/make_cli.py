@@ -22,16 +22,16 @@ options: `hubtool completion bash >> ~/.bashrc` (or zsh, fish).
 
 def render() -> str:
     """The whole page."""
-    sections = [HEAD, *_sections(cli, "hubtool")]
-    return "\n".join(sections)
+    return "\n".join([HEAD, *_sections(cli, "hubtool", None)])
 
 
-def _sections(command: click.Command, name: str) -> list[str]:
-    context = click.Context(command, info_name=name, max_content_width=90, terminal_width=90)
-    sections = [f"## {name}\n\n```\n{command.get_help(context)}\n```\n"]
+def _sections(command: click.Command, name: str, parent: click.Context | None) -> list[str]:
+    settings = {**cli.context_settings, "max_content_width": 90, "terminal_width": 90}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
+    sections = [f"## {context.command_path}\n\n```\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
         for child in sorted(command.commands):
-            sections += _sections(command.commands[child], f"{name} {child}")
+            sections += _sections(command.commands[child], child, context)
     return sections
 
 
