@@ -64,7 +64,7 @@ def test_a_sketch_is_written_whole_and_says_what_it_is(tmp_path):
     model = onnx.load(path)
     assert {entry.key: entry.value for entry in model.metadata_props} == {
         "hubtool.untrained": "true",
-        "hubtool.zoo": "resnet18-v1",
+        "hubtool.zoo": '"resnet18-v1"',
     }
     assert 200 < path.stat().st_size - zoo.find("resnet18-v1").bytes < 250
 

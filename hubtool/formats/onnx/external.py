@@ -13,17 +13,32 @@ https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-__all__ = ["ExternalData", "map_file"]
+__all__ = ["OPENING", "ExternalData", "Resolve", "map_file"]
+
+Resolve = Callable[[dict[str, str], int], memoryview]
+"""Gives the bytes of a tensor that lie outside the protobuf, by its external_data entry and the
+size that its shape and type ask for; ValueError where that cannot be."""
 
 KEYS = {"location", "offset", "length", "checksum"}
+LONGEST = 4096
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 DIRECTORY = getattr(os, "O_DIRECTORY", 0)
+OPENING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+"""How a file is opened: without waiting for somebody to write to it, should it be a pipe."""
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 class ExternalData:
@@ -50,41 +65,56 @@ class ExternalData:
                 f"its external data is {length} bytes long, its shape and type ask for {size}"
             )
         if location not in self.maps:
-            self.maps[location] = self._open(location)
+            label = f"its external data {location!r}"
+            self.maps[location] = map_file(self._open(location), label)
         data = self.maps[location]
         if offset + size > len(data):
             raise ValueError(
-                f"its external data ends at byte {offset + size}, but '{location}' has only "
+                f"its external data ends at byte {offset + size}, but {location!r} has only "
                 f"{len(data)} bytes"
             )
         return data[offset : offset + size]
 
-    def _open(self, location: str) -> memoryview:
+    def _open(self, location: str) -> int:
         parts = _parts(location)
-        if self.blobs is not None:
-            target = Path(os.path.realpath(self.folder.joinpath(*parts)))
-            if target.parent == self.blobs:
-                return map_file(os.open(target, os.O_RDONLY | NOFOLLOW), location)
-        descriptor = _descend(self.folder, parts, location)
-        if os.fstat(descriptor).st_nlink > 1:
+        try:
+            if self.blobs is not None:
+                target = Path(os.path.realpath(self.folder.joinpath(*parts)))
+                if target.parent == self.blobs:
+                    return os.open(target, OPENING | NOFOLLOW)
+            descriptor = _descend(self.folder, parts)
+        except FileNotFoundError:
+            raise ValueError(f"its external data file {location!r} is missing") from None
+        except OSError as error:
+            leads_away = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
+            reason = "it leads over a link or something else that is no file"
+            raise ValueError(
+                f"its external data {location!r} cannot be opened: "
+                f"{reason if leads_away else error.strerror}"
+            ) from None
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             os.close(descriptor)
-            raise ValueError(f"its external data '{location}' is a hard link to another file")
-        return map_file(descriptor, location)
+            raise ValueError(f"its external data {location!r} is a hard link to another file")
+        return descriptor
 
 
 def _parts(location: str) -> list[str]:
     """The steps of a relative path, or ValueError for anything that could lead elsewhere."""
-    parts = location.split("/")
-    if not location or "\0" in location or "\\" in location:
+    if len(location) > LONGEST:
+        raise ValueError(f"its external data has a location of {len(location)} characters")
+    steps = location.split("/")
+    parts = [step for step in steps if step != "."]
+    if not location or not parts or "\0" in location or "\\" in location:
         raise ValueError(f"its external data has the unusable location {location!r}")
-    if location.startswith(("/", "~")) or (len(parts[0]) > 1 and parts[0][1] == ":"):
+    if location.startswith(("/", "~")) or steps[0][1:2] == ":":
         raise ValueError(f"its external data has the absolute location {location!r}")
     if any(part in ("", "..") for part in parts):
         raise ValueError(f"its external data at {location!r} leaves the model's folder")
-    return [part for part in parts if part != "."]
+    return parts
 
 
-def _descend(folder: Path, parts: list[str], location: str) -> int:
+def _descend(folder: Path, parts: list[str]) -> int:
     """A descriptor of the file, opened step by step so that no step can be a link."""
     here = os.open(folder, os.O_RDONLY | DIRECTORY)
     try:
@@ -92,34 +122,23 @@ def _descend(folder: Path, parts: list[str], location: str) -> int:
             below = os.open(part, os.O_RDONLY | DIRECTORY | NOFOLLOW, dir_fd=here)
             os.close(here)
             here = below
-        # O_NONBLOCK: opening a pipe must not wait for somebody to write to it.
-        flags = os.O_RDONLY | NOFOLLOW | getattr(os, "O_NONBLOCK", 0)
-        return os.open(parts[-1], flags, dir_fd=here)
-    except FileNotFoundError:
-        raise ValueError(f"its external data file '{location}' is missing") from None
-    except OSError as error:
-        reason = "leads over a link or something else that is no file" if _is_link(error) else error
-        raise ValueError(f"its external data '{location}' cannot be opened: {reason}") from None
+        return os.open(parts[-1], OPENING | NOFOLLOW, dir_fd=here)
     finally:
         os.close(here)
 
 
-def _is_link(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.ELOOP, errno.ENOTDIR, errno.ENXIO)
-
-
 def map_file(descriptor: int, label: str) -> memoryview:
     """The whole of a regular file as memory that is read when it is touched; closes the
-    descriptor. ValueError where it is no regular file."""
+    descriptor. ValueError where it is no regular file or cannot be mapped."""
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"'{label}' is not a regular file")
+            raise ValueError(f"{label} is {KINDS.get(stat.S_IFMT(status.st_mode), 'no file')}")
         if status.st_size == 0:
             return memoryview(b"")
         return memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise ValueError(f"{label} cannot be mapped: {error.strerror}") from None
     finally:
         os.close(descriptor)
 
@@ -136,8 +155,9 @@ def _number(entry: Mapping[str, str], key: str, default: int) -> int:
 def _cache_blobs(model: Path) -> Path | None:
     """The blobs folder of the Hugging Face cache that the model lies in:
     models--NAMESPACE--NAME/snapshots/REVISION/… beside models--NAMESPACE--NAME/blobs."""
-    for parent in Path(os.path.abspath(model)).parents:
+    for parent in Path.cwd().joinpath(model).parents:
         if parent.name == "snapshots" and "--" in parent.parent.name:
             blobs = parent.parent / "blobs"
-            return Path(os.path.realpath(blobs)) if blobs.is_dir() else None
+            is_folder = blobs.is_dir() and not blobs.is_symlink()
+            return Path(os.path.realpath(blobs)) if is_folder else None
     return None

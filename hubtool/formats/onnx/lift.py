@@ -1,27 +1,35 @@
 """Brings a model to the pinned opset, with onnx's own C++: what the worker process runs.
 
-In this order, for the reasons given in docs/architecture.md: sparse initializers are made dense
-(the converter stops at them), functions are inlined (lifting first would drop them silently), old
-forms that the converter does not know are repaired, the opset is lifted, shapes are inferred.
+In this order, for the reasons given in docs/architecture.md: sparse tensors are made dense (the
+converter stops at them), functions are inlined (lifting first would drop them silently), what the
+converter would get wrong is repaired (old.py, repair.py), the opset is lifted, shapes are inferred.
 Everything here sees a skeleton: the large weights are not in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
 import onnx.shape_inference
 import onnx.version_converter
+from google.protobuf.message import DecodeError
 
+from hubtool.errors import UnsupportedError
+from hubtool.formats.onnx import old, repair
 from hubtool.ops import OPSETS
 
-__all__ = ["Lifted", "lift"]
+__all__ = ["Lifted", "attempt", "lift", "parse"]
 
 OPSET = OPSETS[""]
+DENSE_LIMIT = 2**24
+"""So many items may the sparse tensors of a model have when they are made dense."""
+
+Kind = onnx.AttributeProto
 
 
 @dataclass
@@ -34,75 +42,157 @@ class Lifted:
     notes: list[str] = field(default_factory=list)
 
 
+def attempt(data: bytes) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    """`lift`, and what became of it: {opset, ir_version, notes}, or {error}, or {problems}."""
+    try:
+        lifted = lift(data)
+    except UnsupportedError as error:
+        return onnx.ModelProto(), {"problems": error.problems}
+    except MemoryError:
+        return onnx.ModelProto(), {"error": "converting it takes more memory than there is"}
+    except Exception as error:
+        return onnx.ModelProto(), {"error": str(error).strip() or type(error).__name__}
+    facts = {"opset": lifted.opset, "ir_version": lifted.ir_version, "notes": lifted.notes}
+    return lifted.model, facts
+
+
 def lift(data: bytes) -> Lifted:
-    """Parse a skeleton and bring it to the pinned opset. ValueError says what is wrong."""
-    model = onnx.ModelProto()
-    model.ParseFromString(data)
+    """Parse a skeleton and bring it to the pinned opset.
+
+    Raises UnsupportedError with the layers that cannot be lifted, or, where onnx stumbles over
+    one, with all that are no valid use of their operator; else ValueError, or what onnx raises.
+    """
+    model = parse(data)
     opset = _opset(model)
     lifted = Lifted(model, opset, model.ir_version)
-    for graph in _graphs(model.graph):
-        _densify(graph)
+    _densify(model)
     if model.functions:
-        lifted.model = model = onnx.inliner.inline_local_functions(model, convert_version=True)
+        repair.functions(model, opset)
+        if any(
+            _is_onnx(e.domain) and e.version != opset
+            for f in model.functions
+            for e in f.opset_import
+        ):
+            # Converting a function while it is inlined takes the types of what it is given.
+            model = onnx.shape_inference.infer_shapes(model)
+        model = onnx.inliner.inline_local_functions(model, convert_version=True)
     _drop_weights_from_inputs(model)
-    _repair_spatial(model, lifted.notes)
-    opset = _opset(model)
-    if opset < OPSET:
-        model.ir_version = onnx.IR_VERSION
-        lifted.model = onnx.version_converter.convert_version(model, OPSET)
-    lifted.model = onnx.shape_inference.infer_shapes(lifted.model, data_prop=True)
+    if opset < old.TARGET and old.rewrite(model, opset):
+        opset = old.TARGET
+    repair.repair(model, opset, lifted.notes)
+    try:
+        lifted.model = _converted(model, _opset(model), lifted.notes)
+    except UnsupportedError:
+        raise
+    except Exception as error:
+        problems = _problems(model)
+        if problems:
+            raise UnsupportedError("it cannot be converted", problems=problems) from error
+        raise
     return lifted
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    if not model.HasField("graph") or not model.opset_import and model.ir_version < 1:
+def parse(data: bytes) -> onnx.ModelProto:
+    """The model of a skeleton; ValueError where protobuf finds none."""
+    try:
+        model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise ValueError(
+            "it is damaged or no ONNX model, or nested too deep: protobuf cannot parse it"
+        ) from None
+    if not model.HasField("graph"):
         raise ValueError("it holds no graph: this is no ONNX model")
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    opset = versions.get("", versions.get("ai.onnx"))
-    if opset is None:
+    return model
+
+
+def _converted(model: onnx.ModelProto, opset: int, notes: list[str]) -> onnx.ModelProto:
+    if opset < OPSET:
+        model.ir_version = onnx.IR_VERSION
+        model = onnx.version_converter.convert_version(model, OPSET)
+        if opset < 11:
+            repair.asymmetric(model, notes)
+    inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return inferred
+
+
+def _problems(model: onnx.ModelProto) -> list[str]:
+    """What the binder has to say of a model that could not be converted, at its own opsets."""
+    from hubtool.formats.onnx.bind import Binder
+
+    opsets = {("" if e.domain == "ai.onnx" else e.domain): e.version for e in model.opset_import}
+    binder = Binder(lambda entry, size: memoryview(b""), opsets)
+    binder.graph(model.graph)
+    return binder.problems
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    if not 1 <= model.ir_version <= onnx.IR_VERSION:
+        raise ValueError(
+            f"it has IR version {model.ir_version}, and this hubtool knows IR versions up to "
+            f"{onnx.IR_VERSION}; it is damaged, or too new"
+        )
+    versions = {entry.version for entry in model.opset_import if _is_onnx(entry.domain)}
+    if len(versions) > 1:
+        raise ValueError(f"it is written for more than one opset: {sorted(versions)}")
+    if not versions:
         # Before IR 3 there was no opset_import, and opset 1 was meant; a model may also have
         # operators of other domains only.
-        opset = 1 if model.ir_version < 3 else OPSET
-        model.opset_import.add(domain="", version=opset)
+        if model.ir_version >= 3 and any(_is_onnx(node.domain) for node in model.graph.node):
+            raise ValueError("it does not say for which opset it is written; it may be cut off")
+        versions = {1 if model.ir_version < 3 else OPSET}
+        model.opset_import.add(domain="", version=min(versions))
+    (opset,) = versions
     if opset > OPSET:
         raise ValueError(
             f"it is written for opset {opset}, and this hubtool knows opsets up to {OPSET}; "
             "upgrade hubtool"
         )
+    if opset < 1:
+        raise ValueError(f"it is written for opset {opset}, which there never was")
     return int(opset)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all its subgraphs."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
+def _is_onnx(domain: str) -> bool:
+    return domain in ("", "ai.onnx")
 
 
-def _densify(graph: onnx.GraphProto) -> None:
-    """Sparse initializers become ordinary ones. Both kinds of indices are known: [nnz], places in
-    the flattened tensor, and [nnz, rank]."""
-    for sparse in graph.sparse_initializer:
-        shape = tuple(sparse.dims)
-        name = sparse.values.name
-        if int(np.prod(shape, dtype=object)) > DENSE_LIMIT:
-            raise ValueError(
-                f"sparse initializer '{name}' would have more than {DENSE_LIMIT} items"
-            )
-        values = onnx.numpy_helper.to_array(sparse.values)
-        indices = onnx.numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(shape, values.dtype)
-        if indices.ndim == 1:
-            dense.reshape(-1)[indices] = values
-        else:
-            dense[tuple(indices.T)] = values
-        graph.initializer.append(onnx.numpy_helper.from_array(dense, name))
-    graph.ClearField("sparse_initializer")
+def _densify(model: onnx.ModelProto) -> None:
+    """Sparse initializers and the sparse values of Constant nodes become ordinary tensors."""
+    room = DENSE_LIMIT
+    scopes: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
+    for scope in [*scopes]:
+        scopes += repair.graphs_in(scope.node)
+    for scope in scopes:
+        for node in scope.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.type == Kind.SPARSE_TENSOR:
+                    room -= math.prod(attribute.sparse_tensor.dims)
+                    dense = _dense(attribute.sparse_tensor, room)
+                    attribute.CopyFrom(onnx.helper.make_attribute("value", dense))
+        if isinstance(scope, onnx.GraphProto):
+            for sparse in scope.sparse_initializer:
+                room -= math.prod(sparse.dims)
+                scope.initializer.append(_dense(sparse, room))
+            scope.ClearField("sparse_initializer")
 
 
-DENSE_LIMIT = 2**28
+def _dense(sparse: onnx.SparseTensorProto, room: int) -> onnx.TensorProto:
+    """Both kinds of indices are known: [nnz], places in the flattened tensor, and [nnz, rank]."""
+    name, shape = sparse.values.name, tuple(sparse.dims)
+    if room < 0 or min(shape, default=0) < 0:
+        raise ValueError(f"the shape {list(shape)} of sparse tensor '{name}' is too large")
+    for part in (sparse.values, sparse.indices):
+        if part.data_location == onnx.TensorProto.EXTERNAL:
+            raise ValueError(f"sparse tensor '{name}' has external data, which is not supported")
+    values = onnx.numpy_helper.to_array(sparse.values).reshape(-1)
+    indices = onnx.numpy_helper.to_array(sparse.indices)
+    if indices.ndim == 2:
+        indices = np.ravel_multi_index(tuple(indices.T), shape)
+    if indices.shape != values.shape or (indices < 0).any():
+        raise ValueError(f"sparse tensor '{name}' has other indices than values")
+    dense = np.zeros(math.prod(shape), values.dtype)
+    dense[indices] = values
+    return onnx.numpy_helper.from_array(dense.reshape(shape), name)
 
 
 def _drop_weights_from_inputs(model: onnx.ModelProto) -> None:
@@ -115,29 +205,3 @@ def _drop_weights_from_inputs(model: onnx.ModelProto) -> None:
     del model.graph.input[:]
     model.graph.input.extend(inputs)
     model.ir_version = 4
-
-
-def _repair_spatial(model: onnx.ModelProto, notes: list[str]) -> None:
-    """BatchNormalization with spatial=0 and statistics of one axis is invalid, and was meant as
-    spatial=1: the zoo's ResNets before April 2020 (onnx/models#146). Real spatial=0, with
-    statistics of every position, is refused."""
-    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    repaired = 0
-    for node in model.graph.node:
-        if node.op_type != "BatchNormalization" or node.domain not in ("", "ai.onnx"):
-            continue
-        spatial = [attribute for attribute in node.attribute if attribute.name == "spatial"]
-        if not spatial or spatial[0].i == 1:
-            continue
-        if any(ranks.get(name, 1) != 1 for name in node.input[1:5]):
-            raise ValueError(
-                f"layer '{node.name or node.output[0]}' (BatchNormalization) has spatial=0 with "
-                "statistics of every position, which no opset from 9 on can say"
-            )
-        node.attribute.remove(spatial[0])
-        repaired += 1
-    if repaired:
-        notes.append(
-            f"{repaired} BatchNormalization layers said spatial=0 with statistics of one axis, "
-            "which is invalid; they were read as spatial=1 (onnx/models#146)"
-        )

@@ -14,6 +14,7 @@ sizes of all ten against the published ones.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from hubtool.formats.onnx import wire
 
 __all__ = ["packed_floats", "resnet"]
 
@@ -34,7 +37,7 @@ BLOCKS = {
 """Depth -> residual blocks in each of the four stages."""
 
 UNTRAINED = "hubtool.untrained"
-"""The metadata key that says "true" on every sketch."""
+"""The metadata key whose JSON value is true on every sketch."""
 
 ZOO = "hubtool.zoo"
 """The metadata key that names the zoo's model that is sketched."""
@@ -247,13 +250,7 @@ def packed_floats(values: np.ndarray[Any, Any]) -> bytes:
     Python float after the other.
     """
     data = np.ascontiguousarray(values, "<f4").reshape(-1).view(np.uint8)
-    length, size = bytearray(), data.size
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
-    length.append(size)
-    field_number, length_delimited = 4, 2
-    return b"".join([bytes([field_number << 3 | length_delimited]), length, data.data])
+    return b"".join([wire.tag(4, wire.BYTES), wire.varint(data.size), data.data])
 
 
 def _draw(graph: GraphProto, weights: list[Weight], random: np.random.Generator) -> None:
@@ -283,4 +280,4 @@ def _describe(model: ModelProto, name: str) -> None:
         f"UNTRAINED: a sketch of the ONNX Model Zoo's {name}, made by hubtool. The structure is "
         "the real one, the weights are random numbers: what it predicts means nothing."
     )
-    helper.set_model_props(model, {UNTRAINED: "true", ZOO: name})
+    helper.set_model_props(model, {UNTRAINED: "true", ZOO: json.dumps(name)})

@@ -29,27 +29,30 @@ LARGE = 1024
 """Payloads of so many bytes or more are taken out. Smaller ones may be shapes, which the lifting
 and the shape inference want to see."""
 
-DEEPEST = 200
-"""Messages nested deeper than this are refused; protobuf's own parser stops at 100."""
+DEEPEST = 100
+"""Messages nested deeper than this are refused: protobuf's own parser stops there too."""
 
 MOST_FIELDS = 10_000
 """A tensor of more fields holds its elements one by one, and protobuf reads those faster."""
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
-# Which fields of a message may hold a TensorProto further down, and what message they are.
+# Which fields of a message may hold a TensorProto further down, and what message they are. Sparse
+# tensors are not among them: the lifting makes them dense and needs their elements for it.
 NESTED = {
     "model": {7: "graph", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "graph": {1: "node", 5: "tensor"},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
 }
-# Payloads that are little-endian elements one after the other: float_data, raw_data, double_data.
-PAYLOADS = {4, 9, 10}
-EXTERNAL_DATA, DATA_LOCATION, SEGMENT = 13, 14, 3
-DATA_FIELDS = {4, 5, 6, 7, 9, 10, 11}
+# TensorProto's fields.
+DATA_TYPE, SEGMENT, EXTERNAL_DATA, DATA_LOCATION = 2, 3, 13, 14
+FLOAT_DATA, RAW_DATA, DOUBLE_DATA = 4, 9, 10
+DATA_FIELDS = {FLOAT_DATA, 5, 6, 7, RAW_DATA, DOUBLE_DATA, 11}
+# The fields that are little-endian elements one after the other, and the element types that may
+# use them: float and complex64, double and complex128, any.
+PAYLOADS = {FLOAT_DATA: {1, 14}, DOUBLE_DATA: {11, 15}, RAW_DATA: set(range(1, 64))}
 
 
 @dataclass
@@ -112,11 +115,15 @@ def _strip_message(data: memoryview, kind: str, skeleton: Skeleton, depth: int) 
 
 def _strip_tensor(data: memoryview, skeleton: Skeleton) -> list[memoryview]:
     found = list(islice(fields(data), MOST_FIELDS))
-    payloads = [(start, body) for number, wire, start, body in found if number in DATA_FIELDS]
+    payloads = [(start, body) for number, _, start, body in found if number in DATA_FIELDS]
+    data_type = 0
+    for number, wire, _, body in found:
+        if number == DATA_TYPE and wire == VARINT:
+            data_type, _ = _read_varint(body, 0)
     large = [
         (start, body)
         for number, wire, start, body in found
-        if number in PAYLOADS and wire == BYTES and len(body) >= LARGE
+        if wire == BYTES and len(body) >= LARGE and data_type in PAYLOADS.get(number, ())
     ]
     plain = not any(number in (EXTERNAL_DATA, DATA_LOCATION, SEGMENT) for number, *_ in found)
     if len(large) != 1 or len(payloads) != 1 or not plain or len(found) == MOST_FIELDS:

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ __all__ = ["Worker", "main"]
 SECONDS = 120
 BYTES = 4 << 30
 ROOT = Path(__file__).parents[3]
-START = "import sys; sys.path.insert(0, sys.argv[1]); from hubtool.formats.onnx import worker; worker.main()"
+START = """
+import sys
+root, seconds, most = sys.argv[1:]
+sys.path.insert(0, root)
+from hubtool.formats.onnx import worker
+worker.main(int(seconds), int(most))
+"""
 
 
 class Worker:
@@ -31,8 +38,9 @@ class Worker:
 
     def __init__(self) -> None:
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        # -P: a json.py in the folder that the program happens to run in must not be imported.
         self.process = subprocess.Popen(
-            [sys.executable, "-c", START, str(ROOT)],
+            [sys.executable, "-P", "-c", START, str(ROOT), str(SECONDS), str(BYTES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -40,25 +48,24 @@ class Worker:
         )
 
     def lift(self, data: bytes, label: str) -> tuple[bytes, dict[str, Any]]:
-        """The lifted skeleton, and {opset, ir_version, notes}. Raises ReadError with what is wrong
-        with the model, or what became of the worker."""
+        """The lifted skeleton, and what `lift.attempt` says of it. Raises ReadError with what
+        became of the worker, if it did not come to an end."""
         try:
             out, err = self.process.communicate(data, timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            self.close()
             raise ReadError(
                 f"{label}: onnx was still converting it after {SECONDS} s, and was stopped",
                 hint="The file is damaged or hostile; `isolated=False` reads it without limits.",
             ) from None
         head, _, body = out.partition(b"\n")
-        if self.process.returncode != 0 or not head:
+        facts: dict[str, Any] = {}
+        with suppress(ValueError):
+            facts = json.loads(head)
+        if self.process.returncode != 0 or not facts:
             raise ReadError(
                 f"{label}: onnx {_fate(self.process.returncode, err)} while converting it",
                 hint="The file is damaged or hostile, or larger than the worker's limits allow.",
             )
-        facts: dict[str, Any] = json.loads(head)
-        if "error" in facts:
-            raise ReadError(f"{label} cannot be read: {facts['error']}")
         return body, facts
 
     def close(self) -> None:
@@ -69,46 +76,40 @@ class Worker:
 
 def _fate(code: int, err: bytes) -> str:
     if code < 0:
-        return f"crashed ({signal.Signals(-code).name})"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"crashed ({known.get(-code, f'signal {-code}')})"
     lines = err.decode(errors="replace").strip().splitlines()
-    return f"failed ({lines[-1] if lines else f'exit {code}'})"
+    return f"failed ({lines[-1][:200] if lines else f'exit {code}'})"
 
 
-def main() -> None:
-    """The worker's own side."""
+def main(seconds: int, most: int) -> None:
+    """The worker's own side, under limits on time and memory."""
     data = sys.stdin.buffer.read()
-    _limit(len(data))
-    from google.protobuf.message import DecodeError
+    _limit(seconds, most + 32 * len(data))
+    # Whatever C++ prints must not end up in the answer.
+    with os.fdopen(os.dup(1), "wb") as out:
+        os.dup2(2, 1)
+        from hubtool.formats.onnx.lift import attempt
 
-    from hubtool.formats.onnx.lift import lift
-
-    out = sys.stdout.buffer
-    try:
-        lifted = lift(data)
-        body = lifted.model.SerializeToString()
-        facts = {"opset": lifted.opset, "ir_version": lifted.ir_version, "notes": lifted.notes}
-    except DecodeError:
-        body, facts = b"", {"error": "it is no ONNX model (protobuf cannot parse it)"}
-    except MemoryError:
-        body, facts = b"", {"error": "converting it takes more memory than the limit"}
-    except Exception as error:
-        body, facts = b"", {"error": str(error).strip() or type(error).__name__}
-    out.write(json.dumps(facts).encode() + b"\n" + body)
-    out.flush()
+        model, facts = attempt(data)
+        try:
+            body = model.SerializeToString()
+        except Exception as error:
+            body, facts = b"", {"error": f"it is too large once it is converted: {error}"}
+        out.write(json.dumps(facts).encode() + b"\n" + body)
 
 
-def _limit(size: int) -> None:
-    """No more than SECONDS of processor time, BYTES of memory, and no core file."""
+def _limit(seconds: int, most: int) -> None:
+    """No more than so many seconds of processor time and bytes of memory, and no core file."""
     try:
         import resource
     except ImportError:  # Windows has no such limits; the time-out of the caller remains.
         return
-    room = BYTES + 32 * size
-    for what, most in (
-        (resource.RLIMIT_CPU, SECONDS),
-        (resource.RLIMIT_AS, room),
+    for what, limit in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, most),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(what)
-        ceiling = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        ceiling = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(what, (ceiling, ceiling))

@@ -91,7 +91,7 @@ def test_a_sketch_is_valid_and_every_weight_is_an_input_too(version):
 
 def test_a_sketch_says_that_it_is_untrained_and_of_what():
     said = {entry.key: entry.value for entry in small(1).metadata_props}
-    assert said == {"hubtool.untrained": "true", "hubtool.zoo": "resnet18-v1"}
+    assert said == {"hubtool.untrained": "true", "hubtool.zoo": '"resnet18-v1"'}
     assert "UNTRAINED" in small(1).doc_string
 
 
