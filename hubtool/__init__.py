@@ -71,40 +71,17 @@ __all__ = [
     "set_default_backend",
 ]
 
-_HOMES = {
-    "hubtool.api": (
-        "backends",
-        "check",
-        "classify",
-        "convert",
-        "export",
-        "info",
-        "load",
-        "read",
-        "run",
-        "save",
-    ),
-    "hubtool.errors": (
-        "BackendError",
-        "HubtoolError",
-        "InputError",
-        "ReadError",
-        "RunError",
-        "UnsupportedError",
-        "VerifyError",
-        "WriteError",
-    ),
-    "hubtool.graph": ("Graph", "Layer", "Tensor", "TensorRef", "Value"),
-    "hubtool.model": ("Model", "default_backend", "set_default_backend"),
-}
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_ROOMS = ("hubtool.errors", "hubtool.graph", "hubtool.api", "hubtool.model")
+"""Where the public names live; the cheapest to import first."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'hubtool' has no attribute '{name}'")
-    value = globals()[name] = getattr(import_module(_HOME[name]), name)
-    return value
+    if name in __all__:
+        for room in map(import_module, _ROOMS):
+            if name in room.__all__:
+                value = globals()[name] = getattr(room, name)
+                return value
+    raise AttributeError(f"module 'hubtool' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
@@ -116,7 +93,7 @@ class _Package(ModuleType):
     of a submodule would set here is not set where a public name stands."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (isinstance(value, ModuleType) and name in _HOME):
+        if not (isinstance(value, ModuleType) and name in __all__):
             super().__setattr__(name, value)
 
 

@@ -39,8 +39,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
         table.add_row(*(Text(_text(cell)) for cell in row))
     # A pipe has no width, and a table that is cut or wrapped there is of no use.
     width = None if sys.stdout.isatty() else 10_000
-    console = Console(width=width, highlight=False, soft_wrap=False)
-    console.print(table)
+    console = Console(width=width, highlight=False)
+    with console.capture() as drawn:
+        console.print(table)
+    click.echo("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
 def _text(cell: Any) -> str:

@@ -25,8 +25,13 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([asdict(model) for model in models()])
         return
-    rows = [(m.name, m.bytes, m.top1, m.top5, m.sha256[:12]) for m in models()]
-    print_table(("name", "bytes", "top-1", "top-5", "sha256"), rows, right="bytes top-1 top-5")
+    rows = [(m.name, m.bytes, f"{m.top1:.2f}", f"{m.top5:.2f}", m.sha256[:12]) for m in models()]
+    columns = ("name", "bytes", "top-1", "top-5", "sha256")
+    print_table(columns, rows, right="bytes top-1 top-5")
+    click.echo(
+        "top-1 and top-5 are the zoo's claims, in percent; nothing here has measured them.",
+        err=True,
+    )
 
 
 @zoo.command(epilog="Example: hubtool zoo sketch resnet34-v1 resnet34.onnx --seed 0")

@@ -12,17 +12,9 @@
 // an Array (a long one fetched from the weights); {tensor}, {graph} and {type} keep their tag, with
 // the tensor, graph or value itself inside. A tensor is {dtype, shape, data}: an item of `data` an
 // element, two for complex; floats of 16 bits and less are left as their bits.
-//
-// `node reader.mjs FOLDER` prints the model as JSON; the order of an object's keys does not count.
-// An attribute is {"int": decimal}, {"float": the 8 hexadecimal digits of its bits, or "nan"},
-// {"bytes": hexadecimal}, {"tensor": …}, {"graph": …}, {"type": …}, text, or a list of these. A
-// tensor's `data` give way to the `sha256` of its elements, in C order, little-endian; a type of
-// less than 8 bits takes a byte an element, int4 and int2 as int8; a string tensor is the JSON
-// array of its texts without white space, only ", \ and controls escaped, in UTF-8.
 import { createHash } from "node:crypto";
-import { readFileSync, realpathSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 
 const ARRAYS = { // stored type → what holds its elements
   F64: Float64Array, I64: BigInt64Array, U64: BigUint64Array, F32: Float32Array, I32: Int32Array,
@@ -43,7 +35,7 @@ const HIGHEST = { bool: 1, float6_e2m3fn: 63, float6_e3m2fn: 63 };
 const need = (right, why) => { if (!right) throw new Error(why); };
 const text = (bytes) => new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
 const count = (shape) => shape.reduce((n, size) => n * size, 1);
-const each = (object, change) => Object.fromEntries(
+export const each = (object, change) => Object.fromEntries(
   Object.entries(object).map(([key, it]) => [key, change(it, key)]));
 
 function keys(object, what, required, optional = []) {
@@ -164,30 +156,4 @@ function attribute(told, tensors, files) {
   const number = tag === "float" && Math.fround(Number(it.replace("inf", "Infinity")));
   if (Number.isFinite(number) || (tag === "float" && /^(-?inf|nan)$/.test(it))) return number;
   throw new Error(`no attribute: ${JSON.stringify(told)}`);
-}
-
-// What the program prints: see the top of the file.
-function shown(it) {
-  if (Array.isArray(it)) return it.map(shown);
-  if (typeof it === "bigint") return { int: `${it}` };
-  if (it instanceof Uint8Array) return { bytes: Buffer.from(it).toString("hex") };
-  if (it.tensor) return { tensor: digest(it.tensor) };
-  if (it.graph) return { graph: canonical(it.graph) };
-  if (typeof it !== "number") return it; // text, {type}
-  const bits = Buffer.from(new Float32Array([it]).buffer).reverse().toString("hex");
-  return { float: Number.isNaN(it) ? "nan" : bits };
-}
-
-function digest({ dtype, shape, data }) {
-  const bytes = dtype === "string" ? JSON.stringify(data) : new Uint8Array(data.buffer);
-  return { dtype, shape, sha256: createHash("sha256").update(bytes).digest("hex") };
-}
-
-function canonical(model) {
-  const layers = model.layers.map((it) => ({ ...it, attrs: each(it.attrs, shown) }));
-  return { ...model, layers, tensors: each(model.tensors, digest) };
-}
-
-if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
-  console.log(JSON.stringify(canonical(read(process.argv[2]))));
 }

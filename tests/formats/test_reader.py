@@ -31,6 +31,7 @@ from hubtool.ops import OPSETS
 
 NODE = shutil.which("node")
 READER = Path(__file__).with_name("reader.mjs")
+DUMP = READER.with_name("dump.mjs")
 V1 = Path(__file__).with_name("v1")
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
@@ -41,7 +42,7 @@ def run_node(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def told_by_node(folder: Path) -> Any:
-    done = run_node(READER, folder)
+    done = run_node(DUMP, folder)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout, parse_int=float)  # JavaScript writes 1e20 as an integer
 
@@ -103,7 +104,7 @@ def digest(tensor: Tensor) -> dict[str, Any]:
 
 
 def packed(tensor: Tensor) -> bytes:
-    """The elements as the header comment of reader.mjs lays them out."""
+    """The elements as the header comment of dump.mjs lays them out."""
     if tensor.dtype == "string":
         texts = list(tensor.array.flat)
         return json.dumps(texts, ensure_ascii=False, separators=(",", ":")).encode()
@@ -285,7 +286,7 @@ def test_a_document_out_of_order_is_refused(
     document = json.loads((folder / "graph.json").read_text(encoding="utf-8"))
     damage(document)
     (folder / "graph.json").write_text(json.dumps(document), encoding="utf-8")
-    done = run_node(READER, folder)
+    done = run_node(DUMP, folder)
     assert done.returncode != 0 and done.stdout == ""
     assert word in done.stderr
     with pytest.raises(hubtool.ReadError):
@@ -298,6 +299,6 @@ def test_damaged_weights_are_refused(kept: int | None, word: str, tmp_path: Path
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data[:kept])
-    done = run_node(READER, folder)
+    done = run_node(DUMP, folder)
     assert done.returncode != 0 and done.stdout == ""
     assert word in done.stderr

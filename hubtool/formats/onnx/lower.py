@@ -5,7 +5,7 @@ the newest first, as long as they can say the same: they have room for the input
 attributes that are used, allow their dtypes, and mean the same. That they have room is read from
 onnx's schemas; that they mean the same cannot be, and `meaning_since` holds what the changelog
 (https://onnx.ai/onnx/operators/) tells. Re-issues that only add types do not count, so a ResNet
-leaves at opset 9.
+leaves at opset 7.
 """
 
 from __future__ import annotations
