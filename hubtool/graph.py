@@ -78,6 +78,16 @@ class Tensor:
         return self.load()
 
     @property
+    def aligned(self) -> np.ndarray[Any, Any]:
+        """The elements at addresses that suit their size, as a processor wants them to compute
+        with: a copy where the file has them elsewhere, as ONNX files mostly do."""
+        if self.array.flags.aligned:
+            return self.array
+        array = self.array.copy()
+        array.flags.writeable = False
+        return array
+
+    @property
     def size(self) -> int:
         """The number of elements."""
         return math.prod(self.shape)

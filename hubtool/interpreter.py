@@ -164,7 +164,7 @@ class Program:
         host_only = self._read_on_host_only()
         self.weights: dict[str, Any] = {}
         for name, tensor in graph.tensors.items():
-            array = tensor.array
+            array = tensor.aligned
             if space.name == "numpy" or tensor.dtype == "string" or name in host_only:
                 self.weights[name] = array
             elif array.dtype.kind in "iub" and array.size <= SMALL:

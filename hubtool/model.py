@@ -15,7 +15,7 @@ import numpy as np
 
 from hubtool.backends import default, get
 from hubtool.dtypes import numpy_dtype
-from hubtool.errors import InputError
+from hubtool.errors import InputError, RunError
 from hubtool.graph import Graph, Value
 
 __all__ = ["Model", "default_backend", "set_default_backend"]
@@ -82,7 +82,14 @@ class Model:
 
         Example: `model.run({"data": np.zeros((1, 3, 224, 224), np.float32)})`
         """
-        return self._runner.run(check_feeds(self.graph, feeds, self.backend))
+        arrays = check_feeds(self.graph, feeds, self.backend)
+        try:
+            return self._runner.run(arrays)
+        except MemoryError as error:
+            raise RunError(
+                f"the outputs take more memory than there is: {error}",
+                hint="Feed less at a time; `hubtool info --shape` tells the shapes beforehand.",
+            ) from error
 
     def to(self, backend: str, device: str | None = None, threads: int | None = None) -> Model:
         """The same graph on another backend or device; this model stays as it is."""

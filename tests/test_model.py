@@ -131,6 +131,28 @@ def test_a_layer_that_fails_is_named_with_its_shapes() -> None:
         Model(graph, backend="numpy")(np.ones((1, 5), np.float32))
 
 
+def test_an_output_that_no_memory_holds_is_an_error() -> None:
+    graph = Graph(
+        layers=[Layer("grow", "Expand", {"input": "x", "shape": "s"}, ["y"])],
+        inputs={"x": Value("tensor", "float32", (1,))},
+        outputs={"y": Value("tensor", "float32", None)},
+        tensors={"s": Tensor.of(np.array([10**15]))},
+    )
+    with pytest.raises(RunError, match="more memory than there is"):
+        Model(graph, backend="numpy")(np.ones(1, np.float32))
+
+
+def test_weights_that_lie_askew_in_a_file_are_computed_with_aligned() -> None:
+    graph = affine()
+    w = graph.tensors["w"].array
+    askew = np.frombuffer(b"\0" + w.tobytes(), np.uint8)[1:].view(np.float32).reshape(w.shape)
+    assert not askew.flags.aligned
+    graph.tensors["w"] = Tensor.of(askew)
+    assert graph.tensors["w"].aligned.flags.aligned
+    for backend in BACKENDS:
+        np.testing.assert_allclose(Model(graph, backend=backend)(X), Y, rtol=1e-6)
+
+
 def test_what_no_operator_is_known_for_is_listed_whole() -> None:
     graph = affine()
     graph.layers[0].op, graph.layers[1].op = "Frobnicate", "com.example.Twist"

@@ -70,7 +70,7 @@ def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Ru
     options = _options(threads)
     for key, tensor in large.items():
         add_external(model, key, tensor, "weights", 0)
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(t.array) for t in large.values()]
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(t.aligned) for t in large.values()]
     options.add_external_initializers(list(large), values)
     try:
         session = onnxruntime.InferenceSession(

@@ -68,11 +68,8 @@ def lift(data: bytes) -> Lifted:
     _densify(model)
     if model.functions:
         repair.functions(model, opset)
-        if any(
-            _is_onnx(e.domain) and e.version != opset
-            for f in model.functions
-            for e in f.opset_import
-        ):
+        imports = [entry for function in model.functions for entry in function.opset_import]
+        if any(_is_onnx(entry.domain) and entry.version != opset for entry in imports):
             # Converting a function while it is inlined takes the types of what it is given.
             model = onnx.shape_inference.infer_shapes(model)
         model = onnx.inliner.inline_local_functions(model, convert_version=True)
@@ -109,7 +106,7 @@ def _converted(model: onnx.ModelProto, opset: int, notes: list[str]) -> onnx.Mod
     if opset < OPSET:
         model.ir_version = onnx.IR_VERSION
         model = onnx.version_converter.convert_version(model, OPSET)
-        if opset < 11:
+        if opset < repair.CHANGED["Resize"]:
             repair.asymmetric(model, notes)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return inferred

@@ -23,7 +23,7 @@ from onnx.helper import make_attribute, make_node
 
 from hubtool.errors import UnsupportedError
 
-__all__ = ["asymmetric", "every_graph", "functions", "graphs_in", "repair"]
+__all__ = ["CHANGED", "asymmetric", "every_graph", "functions", "graphs_in", "repair"]
 
 CHANGED = {
     "BatchNormalization": 9,
@@ -40,17 +40,17 @@ CHANGED = {
 def repair(model: onnx.ModelProto, opset: int, notes: list[str]) -> None:
     """Put right what can be; `notes` gets a sentence where the model itself was wrong. Raises
     UnsupportedError with every layer that cannot be lifted."""
-    repairs: list[tuple[str, int, Callable[[onnx.ModelProto, int], list[str]]]] = [
-        ("Dropout", 12, _dropout),
-        ("GroupNormalization", 21, _group_normalization),
-        ("Hardmax", 13, _hardmax),
-        ("PRelu", 7, _prelu),
-        ("Scan", 9, _scan),
-    ]
+    mends: dict[str, Callable[[onnx.ModelProto, int], list[str]]] = {
+        "Dropout": _dropout,
+        "GroupNormalization": _group_normalization,
+        "Hardmax": _hardmax,
+        "PRelu": _prelu,
+        "Scan": _scan,
+    }
     present = {node.op_type for graph in every_graph(model) for node in graph.node}
     problems = _spatial(model, notes) if "BatchNormalization" in present else []
-    for op, changed, mend in repairs:
-        if op in present and opset < changed:
+    for op, mend in mends.items():
+        if op in present and opset < CHANGED[op]:
             problems += mend(model, opset)
     _raise(problems)
 

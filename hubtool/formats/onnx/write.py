@@ -19,8 +19,8 @@ import numpy as np
 import onnx
 
 import hubtool
-from hubtool.dtypes import BITS, NUMBERS
-from hubtool.errors import UnsupportedError
+from hubtool.dtypes import BITS, NUMBERS, numpy_dtype
+from hubtool.errors import UnsupportedError, WriteError
 from hubtool.files import new_file
 from hubtool.formats.onnx import wire
 from hubtool.formats.onnx.bind import known_signature
@@ -50,15 +50,22 @@ def write(
 
     opset: the lowest that can say the graph when None; ops that need a higher one are all named.
     external: weights into a file beside it; when None, only past protobuf's 2 GB.
-    Raises WriteError (the target exists), UnsupportedError (the opset cannot say the graph).
+    Raises WriteError (the target exists, or cannot be so large), UnsupportedError (the opset
+    cannot say the graph).
     """
     path = Path(path)
     model, large = to_model(graph, opset)
     size = model.ByteSize() + sum(nbytes(tensor) for tensor in large.values())
+    external = size > MOST_BYTES if external is None else external
+    if size > MOST_BYTES and not (external and large):
+        raise WriteError(
+            f"cannot write '{path}': protobuf holds no more than 2 GB in one file",
+            hint="Let the weights go into a file beside it: external=True.",
+        )
     with ExitStack() as stack:
         # The weights are put in place first, and neither file if anything goes wrong before.
         stream = stack.enter_context(new_file(path, overwrite=overwrite))
-        if large and (external or (external is None and size > MOST_BYTES)):
+        if large and external:
             data = path.with_name(f"{path.stem}-{_digest(large)}.data")
             beside = stack.enter_context(new_file(data, overwrite=True))
             _write_external(model, large, beside, data.name)
@@ -81,7 +88,7 @@ def to_model(graph: Graph, opset: int | None = None) -> tuple[onnx.ModelProto, d
             problems=[f"layer '{name}' needs opset {least}" for name, least in late.items()],
             hint=f"Leave --opset out to get the lowest that can: {lowest}.",
         )
-    opsets = {"": opset, **{domain: OPSETS[domain] for domain in _domains(graph)}}
+    opsets = {"": opset, **{domain: OPSETS.get(domain, 0) for domain in _domains(graph)}}
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
     model = onnx.ModelProto(
         ir_version=max(4, onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)),
@@ -154,7 +161,7 @@ def _attached(graph: Graph) -> set[str]:
 
 def _node(layer: Layer, graph: Graph, opset: int) -> onnx.NodeProto:
     domain, _, op_type = layer.op.rpartition(".")
-    formals = known_signature(layer.op, OPSETS[domain]).inputs
+    formals = known_signature(layer.op, OPSETS.get(domain, 0)).inputs
     inputs: list[str] = []
     for formal in formals:
         names = layer.inputs.get(formal.name, "")
@@ -188,7 +195,8 @@ def _attribute(
 def tensor_proto(name: str, tensor: Tensor) -> onnx.TensorProto:
     """A TensorProto that holds its elements."""
     if tensor.dtype != "string":
-        return onnx.numpy_helper.from_array(np.asarray(tensor.array, order="C"), name)
+        array = np.asarray(tensor.array, numpy_dtype(tensor.dtype), order="C")
+        return onnx.numpy_helper.from_array(array, name)
     texts = [s if isinstance(s, bytes) else str(s).encode() for s in tensor.array.flat]
     return onnx.TensorProto(
         name=name, dims=tensor.shape, data_type=onnx.TensorProto.STRING, string_data=texts

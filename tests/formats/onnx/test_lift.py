@@ -355,6 +355,25 @@ REFUSED = {
 }
 
 
+def test_a_slope_by_channel_that_nothing_else_rewrote_is_refused(tmp_path: Path) -> None:
+    """A model with branches is not rewritten to opset 7 by hand, and the converter errs here."""
+    branches = {
+        name: helper.make_graph([node("Relu", ["p"], [name])], name, [], [value(name, [2, 3, 4])])
+        for name in ("then_branch", "else_branch")
+    }
+    nodes = [
+        node("PRelu", ["A", "slope"], ["p"], name="prelu"),
+        node("If", ["c"], ["Y"], **branches),
+    ]
+    for slope, refused in ((floats(3), True), (floats(1), False), (floats(3, 1), False)):
+        proto = built(nodes, 6, {"A": A, "c": np.array(True)}, {"slope": slope})
+        if refused:
+            with pytest.raises(UnsupportedError, match="has a slope by channel"):
+                lifted(tmp_path, proto)
+        else:
+            assert lifted(tmp_path, proto).layers[0].op == "PRelu"
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_no_later_opset_can_say_is_refused_by_name(tmp_path: Path, name: str) -> None:
     opset, nodes, problem = REFUSED[name]
