@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from hubtool import zoo
+
+# The machine may be busy, and in CI the same commit must meet the same examples.
+settings.register_profile("hubtool", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("hubtool")
 
 
 @pytest.hookimpl(wrapper=True)
