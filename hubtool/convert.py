@@ -23,7 +23,7 @@ from hubtool.errors import HubtoolError, InputError, UnsupportedError, VerifyErr
 from hubtool.formats import native
 from hubtool.graph import Graph, Value
 from hubtool.model import Model, check_feeds
-from hubtool.ops import check
+from hubtool.ops import OPSETS, check
 from hubtool.passes.drop_noops import drop_idle, drop_noops
 from hubtool.passes.fold_batch_norm import fold_batch_norm
 from hubtool.passes.fold_constants import fold_constants
@@ -111,7 +111,6 @@ def convert(
     target is as it was before.
     """
     started = time.perf_counter()
-    native.check_target(target, overwrite=overwrite)
     problems = check(graph)
     if problems:
         raise UnsupportedError(
@@ -146,8 +145,8 @@ def _clean(graph: Graph, *, optimize: bool) -> tuple[Graph, list[str]]:
     """What is saved is portable and faithful: only no-ops and what nobody reads is dropped."""
     opset = graph.meta["source"]["opset"]
     changes = list(graph.meta.get("notes", []))
-    if opset != 28:
-        changes.insert(0, f"lifted from opset {opset} to 28")
+    if opset != OPSETS[""]:
+        changes.insert(0, f"lifted from opset {opset} to {OPSETS['']}")
     passes: list[Callable[[Graph], Graph]] = [drop_idle, prune]
     if optimize:
         passes = [fold_constants, drop_noops, fold_batch_norm, prune]

@@ -17,12 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import ModelProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto, helper
 from onnx.numpy_helper import from_array
 
+from hubtool.errors import UnsupportedError
+from hubtool.formats.onnx.read import read
 from hubtool.formats.onnx.wire import message, tag, varint
+from hubtool.graph import Graph
 
-__all__ = ["PLACES", "external", "model", "nested", "save", "tensor", "untouched", "value"]
+__all__ = [
+    "PLACES",
+    "external",
+    "model",
+    "nested",
+    "problems",
+    "reading",
+    "save",
+    "tensor",
+    "untouched",
+    "value",
+]
 
 node = helper.make_node
 
@@ -64,6 +79,18 @@ def save(path: Path, proto: ModelProto | bytes) -> Path:
     """Write a model without any check, and give its path."""
     path.write_bytes(proto if isinstance(proto, bytes) else proto.SerializeToString())
     return path
+
+
+def reading(folder: Path, proto: ModelProto) -> Graph:
+    """The graph of a model, read from a file in the folder."""
+    return read(save(folder / "m.onnx", proto), isolated=False)
+
+
+def problems(folder: Path, proto: ModelProto) -> list[str]:
+    """Everything for which a model is refused."""
+    with pytest.raises(UnsupportedError) as refusal:
+        reading(folder, proto)
+    return refusal.value.problems
 
 
 def tensor(

@@ -92,7 +92,7 @@ def _map(path: Path) -> memoryview:
     try:
         data = map_file(os.open(path, OPENING), f"'{path}'")
     except FileNotFoundError:
-        raise ReadError(f"there is no file '{path}'") from None
+        raise ReadError(f"there is no file '{path}'", hint="Check the name.") from None
     except OSError as error:
         raise ReadError(f"'{path}' cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -10,28 +10,18 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from hostile import PLACES, model, node, save, value
+from hostile import PLACES, model, node, problems, reading, save, value
 from onnx import NodeProto, SparseTensorProto, TensorProto, helper
 from onnx.numpy_helper import from_array
 from onnxruntime import InferenceSession
 
-from hubtool.errors import ReadError, UnsupportedError
+from hubtool.errors import ReadError
 from hubtool.formats.onnx.read import read
 from hubtool.formats.onnx.write import write
-from hubtool.graph import Graph, Layer, Tensor, TensorRef, Value
+from hubtool.graph import Layer, Tensor, TensorRef, Value
 from hubtool.model import Model
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-def reading(folder: Path, proto: onnx.ModelProto) -> Graph:
-    return read(save(folder / "m.onnx", proto), isolated=False)
-
-
-def problems(folder: Path, proto: onnx.ModelProto) -> list[str]:
-    with pytest.raises(UnsupportedError) as refusal:
-        reading(folder, proto)
-    return refusal.value.problems
 
 
 def test_inputs_are_bound_by_name_and_defaults_written_out(tmp_path: Path) -> None:

@@ -11,25 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hostile import model, node, save, tensor, value
+from hostile import model, node, problems, reading, save, tensor, value
 from onnx import NodeProto, helper
 from onnx.numpy_helper import from_array
 
 from hubtool.errors import HubtoolError, ReadError, UnsupportedError
 from hubtool.formats.onnx.read import read
-from hubtool.graph import Graph
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
-
-
-def reading(folder: Path, proto: onnx.ModelProto) -> Graph:
-    return read(save(folder / "m.onnx", proto), isolated=False)
-
-
-def problems(folder: Path, proto: onnx.ModelProto) -> list[str]:
-    with pytest.raises(UnsupportedError) as refusal:
-        reading(folder, proto)
-    return refusal.value.problems
 
 
 def branch(name: str, *nodes: NodeProto) -> onnx.GraphProto:
