@@ -28,7 +28,16 @@ from typing import BinaryIO
 
 from hubtool.errors import WriteError
 
-__all__ = ["check_target", "interrupted", "new_file", "replacing", "telling"]
+__all__ = [
+    "check_target",
+    "interrupted",
+    "new_file",
+    "replacing",
+    "sweep",
+    "sync",
+    "telling",
+    "temporary_file",
+]
 
 SUFFIX = "hubtool-tmp"
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
@@ -48,7 +57,7 @@ def replacing(
     with telling(target):
         place = Path(os.path.realpath(target))
         if place.parent.is_dir():
-            _sweep(place.parent)
+            sweep(place.parent)
         check_target(target, overwrite=overwrite, replaceable=replaceable)
         temporary, lock = _temporary(place)
     try:
@@ -60,7 +69,7 @@ def replacing(
             _sync(new)
             _refuse(target, place, overwrite, replaceable)
             _put(new, place, temporary / "old", overwrite)
-            _sync_one(place.parent)
+            sync(place.parent)
     finally:
         _remove(temporary)
         os.close(lock)
@@ -78,15 +87,15 @@ def new_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     if target.is_dir():
         raise WriteError(f"'{target}' is a folder", hint="Name a file to write.")
     with telling(target):
-        _sweep(target.parent)
-        temporary, lock = _temporary_file(target)
+        sweep(target.parent)
+        temporary, lock = temporary_file(target)
         try:
             with os.fdopen(lock, "wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(lock)
                 temporary.replace(target)
-            _sync_one(target.parent)
+            sync(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -168,8 +177,8 @@ def _temporary(place: Path) -> tuple[Path, int]:
             return temporary, lock
 
 
-def _temporary_file(place: Path) -> tuple[Path, int]:
-    """The same for a file, which is its own lock."""
+def temporary_file(place: Path) -> tuple[Path, int]:
+    """A fresh temporary file beside `place`, which is its own lock, and that lock, held."""
     while True:
         temporary = _name(place)
         lock = _locked(temporary, CREATE)
@@ -200,13 +209,14 @@ def _locked(path: Path, flags: int) -> int | None:
 
 
 def _sync(folder: Path) -> None:
-    """Let the folder's files, then the folder itself, reach the disk."""
-    for path in folder.iterdir():
-        _sync_one(path)
-    _sync_one(folder)
+    """Let all that is in the folder, then the folder itself, reach the disk."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        sync(path)
+    sync(folder)
 
 
-def _sync_one(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Let a file, or the names in a folder, reach the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -260,7 +270,7 @@ def _owner(temporary: Path) -> str:
     return match["name"] if match else ""
 
 
-def _sweep(parent: Path) -> None:
+def sweep(parent: Path) -> None:
     """Remove what is temporary in `parent` and whose owner is gone; mend what was left undone."""
     for temporary in _temporaries(parent):
         folder = temporary.is_dir()
@@ -286,7 +296,7 @@ def _restored(old: Path, place: Path) -> bool:
     if old.is_dir() and not os.path.lexists(place):
         try:
             old.rename(place)
-            _sync_one(place.parent)
+            sync(place.parent)
         except OSError:
             return False
     return True
