@@ -1,10 +1,12 @@
 """The main job, end to end, with the commands as one would type them.
 
-Run it with `make demo`; what it writes stays in ./demo (or the folder given), to be looked at.
+Run it with `make demo`; what it writes stays in ./demo (or the folder given), to be looked at. The
+hub that it publishes to lies there too, so that nobody's own is touched.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +41,9 @@ def main() -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    os.environ["HUBTOOL_HOME"] = str(folder / "home")
+    for variable in ("HUBTOOL_HUB", "HF_ENDPOINT"):
+        os.environ.pop(variable, None)
     started = time.perf_counter()
 
     say("A ResNet of the ONNX Model Zoo becomes a native layer graph.")
@@ -56,6 +61,22 @@ def main() -> None:
     Image.fromarray(load_sample_image("flower.jpg")).save(folder / "flower.png")
     hubtool("run", "resnet34", "flower.png", where=folder)
     hubtool("run", "digits/model", "digits/digit-7.png", "--top", "3", where=folder)
+
+    say("They are published with their cards, on the hub of this machine, and found by tag.")
+    hubtool("card", "create", "resnet34", "--name", "axon/resnet34-v1", where=folder)
+    push = ("push", "resnet34", "axon/resnet34-v1", "--tag", "Axon", "--tag", "Elixir")
+    hubtool(*push, where=folder)
+    hubtool("push", "digits/model", "demo/digits-v1", "--tag", "digits", where=folder)
+    hubtool("list", "--tag", "Axon", where=folder)
+
+    say("Fetched again, every file checked against its hash, it gives the same answer.")
+    hubtool("pull", "axon/resnet34-v1", "--to", "pulled", where=folder)
+    hubtool("check", "pulled", where=folder)
+    hubtool("run", "axon/resnet34-v1", "flower.png", where=folder)
+
+    say("One revision, opened by strangers.")
+    strangers = [sys.executable, str(HERE / "strangers.py"), "demo/digits-v1"]
+    subprocess.run([*strangers, "--digits", str(folder / "digits")], check=True)
 
     say("And back to ONNX, at the lowest opset that can say the model.")
     hubtool("export", "resnet34", "resnet34-back.onnx", where=folder)

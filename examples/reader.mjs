@@ -1,6 +1,6 @@
 // An independent reader of hubtool's native folder, format 1, in plain JavaScript (Node 20).
 //
-// It is written from docs/format.md alone; test_reader.py compares it with hubtool's own reader and
+// It is written from docs/format.md alone; tests/formats/test_reader.py compares it with hubtool's own reader and
 // so shows that the page is enough. It runs no model, so it takes every opset. It refuses what is
 // damaged or unknown, but is no guard: of section 11 it leaves out links, keys given twice in JSON
 // and layers that read what is not there. Files are under 2 GiB, the machine is little-endian.

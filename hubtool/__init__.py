@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     )
     from hubtool.errors import (
         BackendError,
+        HubError,
         HubtoolError,
         InputError,
         ReadError,
@@ -39,12 +40,23 @@ if TYPE_CHECKING:
     )
     from hubtool.graph import Graph, Layer, Tensor, TensorRef, Value
     from hubtool.model import Model, default_backend, set_default_backend
+    from hubtool.publish import (
+        create_card,
+        lint_card,
+        model_info,
+        publish_zoo,
+        pull,
+        push,
+        search,
+        serve,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
     "Graph",
+    "HubError",
     "HubtoolError",
     "InputError",
     "Layer",
@@ -61,17 +73,25 @@ __all__ = [
     "check",
     "classify",
     "convert",
+    "create_card",
     "default_backend",
     "export",
     "info",
+    "lint_card",
     "load",
+    "model_info",
+    "publish_zoo",
+    "pull",
+    "push",
     "read",
     "run",
     "save",
+    "search",
+    "serve",
     "set_default_backend",
 ]
 
-_ROOMS = ("hubtool.errors", "hubtool.graph", "hubtool.api", "hubtool.model")
+_ROOMS = ("hubtool.errors", "hubtool.graph", "hubtool.api", "hubtool.model", "hubtool.publish")
 """Where the public names live; the cheapest to import first."""
 
 

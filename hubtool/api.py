@@ -1,6 +1,7 @@
 """The public functions: each resolves what it is given and calls the rooms below.
 
-A source is a native folder, an .onnx file, or a Graph at hand. The command of the same name in
+A source is a native folder, an .onnx file, the id of a model on a hub ("axon/resnet34-v1", where no
+file or folder has that name), or a Graph at hand. The command of the same name in
 `hubtool.cli` is the shell of the function here.
 """
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-from hubtool.errors import InputError, ReadError, UnsupportedError, WriteError
+from hubtool.errors import HubError, InputError, ReadError, UnsupportedError, WriteError
 from hubtool.graph import Graph
 
 if TYPE_CHECKING:
@@ -38,27 +39,53 @@ __all__ = [
 Source = str | os.PathLike[str]
 
 
-def read(source: Source, *, verify: bool = False) -> Graph:
-    """The layer graph of a native folder or an .onnx file; weights are mapped, not copied.
+def read(
+    source: Source,
+    *,
+    verify: bool = False,
+    hub: str | None = None,
+    revision: str | None = None,
+) -> Graph:
+    """The layer graph of a native folder, an .onnx file or a model on a hub; weights are mapped,
+    not copied.
 
-    verify: also compare a folder's files with their recorded sha256.
-    Raises ReadError (missing, damaged, hostile), UnsupportedError (what ONNX says and we do not).
+    verify: also compare a folder's files with their recorded sha256. hub, revision: for an id.
+    Raises ReadError (missing, damaged, hostile), UnsupportedError (what ONNX says and we do not),
+    HubError.
 
     Example: `print(hubtool.read("resnet34.onnx"))`
     """
     path = Path(source)
+    if not path.exists() or hub is not None or revision is not None:
+        path = _pulled(str(source), hub, revision)
     if path.is_dir():
         from hubtool.formats import native
 
         return native.read(path, verify=verify)
-    if not path.exists():
-        raise ReadError(
-            f"there is no file or folder '{source}'",
-            hint="Give a folder that `hubtool convert` wrote, or an .onnx file.",
-        )
     from hubtool.formats.onnx import read as onnx_read
 
     return onnx_read.read(path)
+
+
+def _pulled(source: str, hub: str | None, revision: str | None) -> Path:
+    """The folder in the cache of a model that is named by its id on a hub."""
+    from hubtool.hub import address
+
+    missing = f"there is no file or folder '{source}'"
+    if not address.is_name(source) or source.endswith(".onnx"):
+        raise ReadError(
+            missing,
+            hint="Give a folder that `hubtool convert` wrote, an .onnx file, or the id of a model "
+            "on a hub, such as axon/resnet34-v1.",
+        )
+    from hubtool.hub.pull import model
+
+    try:
+        return model(address.resolve(hub), source, revision=revision)
+    except HubError as error:
+        if hub is not None or revision is not None:
+            raise
+        raise HubError(f"{missing}, and {error.message}", hint=error.hint) from error
 
 
 def convert(
@@ -142,10 +169,13 @@ def load(
     device: str | None = None,
     threads: int | None = None,
     verify: bool = False,
+    hub: str | None = None,
+    revision: str | None = None,
 ) -> Model:
-    """A model that can be called, from a native folder, an .onnx file or a Graph.
+    """A model that can be called, from a native folder, an .onnx file, a hub or a Graph.
 
     backend: `hubtool.backends()` lists them; onnxruntime by default. threads: for one run.
+    hub, revision: where a model that is named by its id is fetched from, and which one.
     Raises what `read` raises, BackendError, and UnsupportedError with every layer that the backend
     cannot run.
 
@@ -153,7 +183,11 @@ def load(
     """
     from hubtool.model import Model
 
-    graph = source if isinstance(source, Graph) else read(source, verify=verify)
+    graph = (
+        source
+        if isinstance(source, Graph)
+        else read(source, verify=verify, hub=hub, revision=revision)
+    )
     return Model(graph, backend=backend, device=device, threads=threads)
 
 

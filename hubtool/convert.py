@@ -134,7 +134,9 @@ def convert(
             report.verification = _verify(source, folder, sample, tolerance)
             _judge(report.verification, force=force)
         report.seconds = round(time.perf_counter() - started, 3)
-        text = json.dumps(report.to_json(), indent=2, ensure_ascii=False) + "\n"
+        # The folder may be published, and where it lay is nobody's business.
+        kept = report.to_json() | {"target": target.name}
+        text = json.dumps(kept, indent=2, ensure_ascii=False) + "\n"
         (folder / native.REPORT).write_text(text, encoding="utf-8")
 
     native.write(graph, target, overwrite=overwrite, check=finish)

@@ -7,7 +7,8 @@
     ├── BackendError        a backend or device is unknown or not available here
     ├── InputError          a fed value has the wrong name, shape, dtype or device
     ├── RunError            a layer failed while it ran
-    └── VerifyError         two engines disagree by more than the stated tolerance
+    ├── VerifyError         two engines disagree by more than the stated tolerance
+    └── HubError            a hub refused, cannot be reached, or gave something damaged
 
 An error holds *all* problems that were found, not the first one, and ends with the next step.
 The command line maps the tree to exit code 1 in one place (`hubtool.cli`).
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 __all__ = [
     "BackendError",
+    "HubError",
     "HubtoolError",
     "InputError",
     "ReadError",
@@ -79,3 +81,7 @@ class RunError(HubtoolError):
 
 class VerifyError(HubtoolError):
     """Two engines disagree by more than the stated tolerance."""
+
+
+class HubError(HubtoolError):
+    """A hub refused, cannot be reached, or gave something damaged."""

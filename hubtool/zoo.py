@@ -6,22 +6,29 @@ apart from a damaged one, and known for what it is without being asked. The accu
 zoo's own claims on ILSVRC2012's validation pictures (224 x 224, centre crop), not measured here:
 https://huggingface.co/onnxmodelzoo/legacy_models
 
+    hubtool.zoo.fetch("resnet34-v1", "resnet34.onnx")     # the real file, checked
     hubtool.zoo.sketch("resnet34-v1", "resnet34.onnx")    # the same file, with random weights
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hubtool.errors import InputError, UnsupportedError
+from hubtool.errors import InputError, UnsupportedError, WriteError
 from hubtool.files import new_file
 
-__all__ = ["ZOO", "ZooModel", "find", "find_by_sha256", "models", "sketch"]
+if TYPE_CHECKING:
+    from hubtool.hub.download import Progress
 
-REPOSITORY = "https://huggingface.co/onnxmodelzoo/legacy_models"
+__all__ = ["ZOO", "ZooModel", "card", "fetch", "find", "find_by_sha256", "models", "sketch"]
+
+NAME = "onnxmodelzoo/legacy_models"
+REPOSITORY = f"https://huggingface.co/{NAME}"
 FOLDER = "validated/vision/classification/resnet/model"
 
 
@@ -166,3 +173,46 @@ def sketch(
         drawn = resnet(model.version, model.depth, prefix=prefix, name=name, seed=seed)
         stream.write(drawn.SerializeToString())
     return model
+
+
+def fetch(
+    name: str,
+    path: str | os.PathLike[str],
+    *,
+    hub: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ZooModel:
+    """Download the real file of a model to `path`, checked against its published sha256.
+
+    hub: where to look for the zoo's repository; HF_ENDPOINT or huggingface.co by default. What was
+    interrupted goes on where it stopped. Raises InputError (no such model), HubError, WriteError.
+
+    Example: `hubtool.zoo.fetch("resnet34-v1", "resnet34.onnx")`
+    """
+    model = find(name)
+    target = Path(path)
+    if not overwrite and os.path.lexists(target):
+        raise WriteError(
+            f"'{path}' exists already", hint="Choose another target, or give --overwrite."
+        )
+    from hubtool.cache import folder_of
+    from hubtool.hub import address, download
+    from hubtool.hub.session import connect
+
+    where = address.resolve(hub or os.environ.get("HF_ENDPOINT") or "hf")
+    remote = download.Remote(NAME, "main", model.path, model.bytes, model.sha256)
+    with connect(where, f"fetch {name} of the zoo") as connection:
+        blob = download.fetch(connection, remote, folder_of(where.key, NAME) / "blobs", progress)
+    with new_file(target, overwrite=overwrite) as stream, blob.open("rb") as source:
+        shutil.copyfileobj(source, stream, 1 << 20)
+    return model
+
+
+def card(name: str) -> str:
+    """The author's words for a model's card, from `model_cards`; "" where nobody wrote any."""
+    package = Path(__file__).parent
+    for folder in (package / "model_cards", package.parent / "model_cards"):
+        if (folder / f"{name}.md").is_file():
+            return (folder / f"{name}.md").read_text(encoding="utf-8")
+    return ""

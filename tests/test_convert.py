@@ -63,7 +63,7 @@ def small(tmp_path: Path) -> Path:
 def test_the_report_is_printed_kept_and_true(small: Path, tmp_path: Path) -> None:
     report = hubtool.convert(small, tmp_path / "native")
     kept = json.loads((tmp_path / "native" / "report.json").read_text())
-    assert kept == report.to_json()
+    assert kept == report.to_json() | {"target": "native"}  # not where it lay: it may be published
     assert report.verification.status == "passed"
     assert report.verification.difference < 1e-6
     assert "ONNX Runtime" in report.verification.judge

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import runpy
+import shutil
 from pathlib import Path
 
 import pytest
+
+import hubtool
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -24,5 +27,29 @@ def test_digits_are_recognized_alike_everywhere(
     assert sum(f"digit-{digit}.png  shows {digit}" in said for digit in range(10)) >= 9
 
 
+def test_one_published_revision_is_the_same_to_every_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HUBTOOL_HUB", "HF_ENDPOINT", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HUBTOOL_HOME", str(tmp_path / "home"))
+    digits, strangers = (
+        runpy.run_path(str(EXAMPLES / name)) for name in ("digits.py", "strangers.py")
+    )
+    digits["main"](["--out", str(tmp_path)])
+    hubtool.push(tmp_path / "model", "demo/digits-v1")
+    answers = strangers["main"](["demo/digits-v1", "--digits", str(tmp_path)])
+    readers = [answer.reader for answer in answers if answer.logits is not None]
+    assert len(readers) == (6 if shutil.which("node") else 5)
+    assert len({answer.sha256 for answer in answers if answer.logits is not None}) == 1
+    logits = [answer.logits for answer in answers if answer.logits is not None]
+    for other in logits[1:]:
+        assert abs(other - logits[0]).max() <= 1e-5 * abs(logits[0]).max()
+    said = capsys.readouterr().out
+    assert all(reader in said for reader in readers)
+
+
 def test_every_example_is_run_by_a_test_or_the_demo() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"demo.py", "digits.py"}
+    scripts = {path.name for path in EXAMPLES.glob("*.py")}
+    assert scripts == {"demo.py", "digits.py", "strangers.py"}
+    assert {path.name for path in EXAMPLES.glob("*.mjs")} == {"reader.mjs", "reader_run.mjs"}

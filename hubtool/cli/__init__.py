@@ -11,7 +11,22 @@ from typing import Any
 import click
 
 import hubtool
-from hubtool.cli import backends, check, completion, convert, export, info, run, zoo
+from hubtool.cli import (
+    backends,
+    cache,
+    card,
+    check,
+    completion,
+    convert,
+    export,
+    info,
+    list,
+    pull,
+    push,
+    run,
+    serve,
+    zoo,
+)
 from hubtool.errors import HubtoolError
 
 __all__ = ["cli", "main"]
@@ -49,7 +64,7 @@ class Hubtool(click.Group):
 @click.version_option(hubtool.__version__, prog_name="hubtool")
 @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 def cli(debug: bool) -> None:
-    """ONNX models as native layer graphs: convert, run on any backend, write back."""
+    """ONNX models as native layer graphs: convert, run on any backend, publish and find."""
 
 
 for command in (
@@ -58,7 +73,13 @@ for command in (
     info.info,
     run.run,
     export.export,
+    card.card,
+    push.push,
+    pull.pull,
+    list.list_,
+    serve.serve,
     zoo.zoo,
+    cache.cache,
     backends.backends,
     completion.completion,
 ):

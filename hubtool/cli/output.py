@@ -1,4 +1,4 @@
-"""What commands print with: tables and JSON on stdout, a spinner on stderr.
+"""What commands print with: tables and JSON on stdout, a spinner and progress bars on stderr.
 
 A table is for people and is drawn only as wide as it must be; a program takes --json, which every
 listing has.
@@ -7,6 +7,7 @@ listing has.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,12 +15,31 @@ from typing import Any
 
 import click
 
-__all__ = ["json_option", "print_json", "print_table", "shape_option", "working"]
+__all__ = [
+    "hub_option",
+    "json_option",
+    "print_json",
+    "print_table",
+    "printable",
+    "progress",
+    "shape_option",
+    "working",
+]
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The --json option, under the parameter's name `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def hub_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The --hub option."""
+    return click.option(
+        "--hub",
+        metavar="HUB",
+        help="hf (huggingface.co), a URL, embedded, or a folder. Else HUBTOOL_HUB, else "
+        "HF_ENDPOINT, else embedded.",
+    )(command)
 
 
 def print_json(data: Any) -> None:
@@ -48,8 +68,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
 def _text(cell: Any) -> str:
     if cell is None:
         return "?"
-    # A model's own text must not move the cursor or colour the terminal.
-    text = f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return printable(f"{cell:,}" if isinstance(cell, int) else str(cell))
+
+
+def printable(text: str) -> str:
+    """The text, with no character that could move the cursor or colour the terminal."""
     return "".join(char if char.isprintable() else "\ufffd" for char in text)
 
 
@@ -63,6 +86,41 @@ def working(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None] | None]:
+    """A bar on stderr for each file, on a terminal only; gives what is to be called with a file's
+    name, the bytes done and the bytes there are. HF_HUB_DISABLE_PROGRESS_BARS=1 turns it off."""
+    off = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "YES", "TRUE")
+    if off or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+
+        def tell(name: str, done: int, total: int) -> None:
+            if name not in bars:
+                bars[name] = drawn.add_task(printable(name), total=total)
+            drawn.update(bars[name], completed=done)
+
+        yield tell
 
 
 class Shape(click.ParamType[tuple[str, tuple[int, ...]]]):

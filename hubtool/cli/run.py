@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import hubtool
-from hubtool.cli.output import json_option, print_json, print_table
+from hubtool.cli.output import hub_option, json_option, print_json, print_table
 
 __all__ = ["run"]
 
@@ -22,6 +22,8 @@ __all__ = ["run"]
 @click.option("--top", type=click.IntRange(min=1), default=5, help="So many classes (5).")
 @click.option("--output", metavar="FILE", help="Write the outputs as .npz, or one as .npy.")
 @click.option("--overwrite", is_flag=True, help="Replace the --output file if it exists.")
+@click.option("--revision", help="Of a model on a hub: a branch, tag or commit.")
+@hub_option
 @json_option
 def run(
     model: str,
@@ -34,7 +36,8 @@ def run(
 ) -> None:
     """Run MODEL on FILE: a picture gives the most probable classes, .npy or .npz the outputs.
 
-    An .npz file names each input; an .npy file is the only one.
+    MODEL is a folder, an .onnx file, or an id such as axon/resnet34-v1, which is fetched. An .npz
+    file names each input; an .npy file is the only one.
     """
     loaded = hubtool.load(model, **where)
     if Path(file).suffix.lower() not in (".npy", ".npz"):

@@ -27,7 +27,16 @@ from hubtool.formats.safetensors import Stored, open_regular
 from hubtool.formats.strict_json import MAX_BYTES, loads
 from hubtool.graph import Graph
 
-__all__ = ["REPORT", "check_target", "is_folder", "read", "verify_files", "write"]
+__all__ = [
+    "GRAPH",
+    "REPORT",
+    "check_target",
+    "is_folder",
+    "read",
+    "verify_files",
+    "weights_files",
+    "write",
+]
 
 GRAPH = "graph.json"
 WEIGHTS = "model.safetensors"
@@ -117,6 +126,15 @@ def verify_files(folder: Path) -> list[str]:
         except (OSError, ValueError) as error:
             problems.append(f"{name}: {_reason(error)}")
     return problems
+
+
+def weights_files(folder: Path) -> list[str]:
+    """The names of the files that graph.json wants beside it. Raises ReadError."""
+    problems: list[str] = []
+    names = [name for name, _, _ in _listed(_document(folder), problems)]
+    if problems:
+        raise ReadError(f"cannot read the model in '{folder}':", problems=problems)
+    return names
 
 
 def _replaceable(place: Path) -> str:

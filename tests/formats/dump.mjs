@@ -6,7 +6,7 @@
 // less than 8 bits takes a byte an element, int4 and int2 as int8; a string tensor is the JSON
 // array of its texts without white space, only ", \ and controls escaped, in UTF-8.
 import { createHash } from "node:crypto";
-import { each, read } from "./reader.mjs";
+import { each, read } from "../../examples/reader.mjs";
 
 function shown(it) {
   if (Array.isArray(it)) return it.map(shown);

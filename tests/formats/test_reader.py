@@ -30,8 +30,8 @@ from hubtool.formats.native_structure import domains
 from hubtool.ops import OPSETS
 
 NODE = shutil.which("node")
-READER = Path(__file__).with_name("reader.mjs")
-DUMP = READER.with_name("dump.mjs")
+READER = Path(__file__).parents[2] / "examples" / "reader.mjs"
+DUMP = Path(__file__).with_name("dump.mjs")
 V1 = Path(__file__).with_name("v1")
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
