@@ -25,6 +25,7 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/core.py
+	$(BIN)/python benchmarks/hub.py
 
 clean:
 	rm -rf .venv build dist

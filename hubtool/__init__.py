@@ -91,7 +91,7 @@ __all__ = [
     "set_default_backend",
 ]
 
-_ROOMS = ("hubtool.errors", "hubtool.graph", "hubtool.api", "hubtool.model", "hubtool.publish")
+_ROOMS = ("hubtool.errors", "hubtool.publish", "hubtool.graph", "hubtool.api", "hubtool.model")
 """Where the public names live; the cheapest to import first."""
 
 

@@ -79,7 +79,7 @@ def info(hub: Hub, name: str, *, revision: str | None = None) -> Info:
         return Info(
             **_facts(about),
             revision=str(about.sha),
-            url=connection.web(name),
+            url=connection.web(name, revision or "main"),
             files=[
                 {
                     "path": each.rfilename,

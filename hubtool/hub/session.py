@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import hubtool
 from hubtool.errors import HubError
@@ -56,11 +57,11 @@ class Connection:
             )
         )
 
-    def web(self, name: str, revision: str | None = None) -> str:
+    def web(self, name: str, revision: str) -> str:
         """The address of a model, to be shown to a person; where the hub is embedded, the one that
         it has while `hubtool serve` runs."""
         url = self.url if self.hub.folder is None else SERVED
-        return f"{url}/{name}" + (f"/tree/{revision}" if revision else "")
+        return f"{url}/{name}/tree/{quote(revision, safe='')}"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from click.testing import CliRunner, Result
@@ -156,7 +157,9 @@ def test_serve_answers_until_it_is_told_to_end(home: Path, folder: Path) -> None
         try:
             assert server.stderr is not None
             url = server.stderr.readline().split()[0]
-            run("push", folder, NAME, "--hub", url)
+            pushed = json.loads(run("push", folder, NAME, "--hub", url, "--json").stdout)
+            with urlopen(pushed["url"], timeout=30) as page:  # what a push prints can be opened
+                assert json.load(page)["sha"] == pushed["revision"]
             assert NAME in run("list", "--hub", url).stdout
         finally:
             server.send_signal(signal.SIGTERM)

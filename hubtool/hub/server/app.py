@@ -97,6 +97,7 @@ ROUTES: Sequence[Route] = (
     Route("GET", f"{OBJECTS}/{{oid}}", lfs.download),
     Route("GET", "/{id}/resolve/{rev}/{path}", downloads.resolve),
     Route("GET", "/{id}/raw/{rev}/{path}", downloads.raw),
+    Route("GET", "/{id}/tree/{rev}", routes_models.page),
 )
 
 

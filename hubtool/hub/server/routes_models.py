@@ -8,6 +8,7 @@ silently ignored finds the wrong models.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -15,7 +16,7 @@ from hubtool.hub.server import errors, index
 from hubtool.hub.server.meta import Commit, Entry, Repo
 from hubtool.hub.server.routes import Call, Hub, answer
 
-__all__ = ["info", "lfs_of", "list_models", "pointer"]
+__all__ = ["info", "lfs_of", "list_models", "page", "pointer"]
 
 KNOWN = {
     *("filter", "author", "search", "sort", "direction", "limit", "cursor", "pipeline_tag"),
@@ -141,3 +142,9 @@ def _card(hub: Hub, commit: Commit) -> dict[str, Any]:
         return front_matter(hub.store.path(entry.sha256).read_text(encoding="utf-8-sig"))
     except ValueError:
         return {}
+
+
+def page(call: Call) -> Response:
+    """GET /{id}/tree/{rev}: the address that a push prints; there are no pages yet."""
+    address = f"{call.base}/api/models/{quote(call.repo.name)}/revision/{call.commit.oid}"
+    return Response(status_code=302, headers={"Location": address})
