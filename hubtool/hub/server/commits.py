@@ -9,7 +9,6 @@ on the same parent is the same commit.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -284,11 +283,7 @@ def _entry(operation: Add | Pointer, store: Store) -> Entry:
             f"line {operation.line}, '{operation.path}': the content {operation.sha256} {stored};"
             " upload it first."
         )
-    pointer = (
-        f"version https://git-lfs.github.com/spec/v1\noid sha256:{operation.sha256}\nsize {size}\n"
-    ).encode()
-    framed = b"blob %d\0%s" % (len(pointer), pointer)
-    oid = hashlib.sha1(framed, usedforsecurity=False).hexdigest()
+    oid = meta_history.oid_of(meta_history.pointer(operation.sha256, size))
     return Entry(operation.path, oid, size, operation.sha256, True)
 
 
@@ -296,11 +291,10 @@ def _card(store: Store, request: CommitRequest, added: list[Entry]) -> dict[str,
     """The card that the request brings, empty where it is broken or goes; None if it stays."""
     from hubtool.hub.card_header import front_matter
 
-    if any(isinstance(one, Delete) and one.path == "README.md" for one in request.operations):
-        return {}
     readme = next((entry for entry in added if entry.path == "README.md"), None)
     if readme is None:
-        return None
+        gone = any(one.path == "README.md" for one in request.operations)
+        return {} if gone else None
     with store.path(readme.sha256).open("rb") as stream:
         start = stream.read(README_BYTES)
     try:  # an incremental decoder lets a letter be cut in two at the end

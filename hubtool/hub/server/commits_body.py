@@ -44,7 +44,7 @@ def streamed(start: bytes, body: BinaryIO, writer: Writer) -> dict[str, Any]:
     token = secrets.token_hex(16)
     rest = bytearray()
     longs = 0
-    while line.ahead():
+    while len(rest) <= LINE and line.ahead():
         rest += line.until_quote()
         if line.at_end():
             continue
@@ -57,8 +57,6 @@ def streamed(start: bytes, body: BinaryIO, writer: Writer) -> dict[str, Any]:
                 raise ValueError("more than one long text in a line")
             line.long_string(Base64(writer))
             rest += b'"%s"' % token.encode()
-        if len(rest) > LINE:
-            break
     if len(rest) > LINE:
         raise ValueError(f"more than {LINE} bytes besides a file's content")
     found = whole(bytes(rest))

@@ -21,8 +21,8 @@ from starlette.types import Receive, Scope, Send
 
 from hubtool.hub.server import errors
 from hubtool.hub.server.meta import Entry
+from hubtool.hub.server.meta_history import pointer
 from hubtool.hub.server.routes import CHUNK, Call, RefusalWithHeaders
-from hubtool.hub.server.routes_models import pointer
 
 __all__ = ["FileAnswer", "raw", "resolve"]
 
@@ -117,7 +117,7 @@ def raw(call: Call) -> Response:
     if not entry.lfs:
         return resolve(call)
     headers = {"ETag": f'"{entry.oid}"', "X-Content-Type-Options": "nosniff"}
-    return Response(pointer(entry), headers=headers, media_type=BYTES)
+    return Response(pointer(entry.sha256, entry.size), headers=headers, media_type=BYTES)
 
 
 def _entry(call: Call) -> Entry:

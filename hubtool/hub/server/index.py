@@ -39,7 +39,7 @@ MOST = 1000
 MOST_FILTERS = 50
 MOST_TAGS = 1000
 LONGEST_TAG = 256
-FEW = 20_000
+FEW = 10_000
 """So many repositories are sorted for one page; a larger source is met by walking the order."""
 
 

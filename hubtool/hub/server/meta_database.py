@@ -98,19 +98,19 @@ class Database:
         self._lock = threading.Lock()
         self._free: list[sqlite3.Connection] = []
         self._closed = False
-        with _alone(path.parent):
-            try:
+        try:
+            with _alone(path.parent):
                 self._free.append(self._open())
                 _prepare(self._free[0], path)
-            except sqlite3.DatabaseError as error:
-                self.close()
-                raise HubError(
-                    f"'{path}' cannot be used: {error}",
-                    hint="Name another folder for the hub, or put a backup of the file there.",
-                ) from error
-            except HubError:
-                self.close()
-                raise
+        except (OSError, sqlite3.DatabaseError) as error:
+            self.close()
+            raise HubError(
+                f"'{path}' cannot be used: {error}",
+                hint="Name another folder for the hub, or put a backup of the file there.",
+            ) from error
+        except HubError:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -145,7 +145,7 @@ class Database:
 
     @contextmanager
     def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with self._lent() as connection, _refusing():
+        with _refusing(), self._lent() as connection:
             connection.execute(begin)
             try:
                 yield connection
@@ -163,7 +163,7 @@ class Database:
             yield connection
         finally:
             with self._lock:
-                if self._closed:
+                if self._closed or connection.in_transaction:
                     connection.close()
                 else:
                     self._free.append(connection)

@@ -24,6 +24,8 @@ __all__ = [
     "entry_of",
     "forget",
     "now",
+    "oid_of",
+    "pointer",
     "put_commit",
     "put_ref",
     "put_tree",
@@ -55,6 +57,23 @@ class Commit:
     message: str
     date: str
     author: str
+
+
+def oid_of(content: bytes) -> str:
+    """Git's name for a content that is at hand."""
+    framed = b"blob %d\0%s" % (len(content), content)
+    return hashlib.sha1(framed, usedforsecurity=False).hexdigest()
+
+
+def pointer(sha256: str, size: int) -> bytes:
+    """What git holds in place of a large file.
+
+    https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
+    """
+    return b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n" % (
+        sha256.encode(),
+        size,
+    )
 
 
 def now() -> str:

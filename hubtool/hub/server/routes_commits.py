@@ -74,7 +74,8 @@ def preupload(call: Call) -> Response:
     there = {entry.path: entry for entry in call.hub.meta.files(call.commit.oid)}
     answers = []
     for path, size in map(_announced, files):
-        lfs = speaks_lfs and (size > LARGE or any(_matches(path, rule) for rule in large))
+        big = size > LARGE or any(_matches(path, rule) for rule in large)
+        lfs = speaks_lfs and big and size > 0  # clients send an empty file with the commit anyway
         answers.append(
             {
                 "path": path,
@@ -145,9 +146,7 @@ async def commit(call: Call) -> Response:
     """POST /api/models/{id}/commit/{rev}"""
     if call.flag("create_pr"):
         raise errors.bad_request("This hub has no pull requests: commit to a branch.")
-    await call.hub.run(
-        lambda: call.hub.meta.resolve(call.repo, call.part["rev"])
-    )  # before it flows
+    await call.hub.run(_look_up, call)
     digest = hashlib.sha256()
     with full_disk(), tempfile.TemporaryFile(dir=call.hub.store.tmp) as body:
 
@@ -167,6 +166,11 @@ async def commit(call: Call) -> Response:
             "pullRequestUrl": None,
         }
     )
+
+
+def _look_up(call: Call) -> None:
+    """Refuses a commit to what is not there before gigabytes are read."""
+    call.hub.meta.resolve(call.repo, call.part["rev"])
 
 
 def _land(call: Call, body: BinaryIO, digest: str) -> Commit:

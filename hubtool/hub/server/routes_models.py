@@ -14,9 +14,10 @@ from starlette.responses import Response
 
 from hubtool.hub.server import errors, index
 from hubtool.hub.server.meta import Commit, Entry, Repo
+from hubtool.hub.server.meta_history import pointer
 from hubtool.hub.server.routes import Call, Hub, answer
 
-__all__ = ["info", "lfs_of", "list_models", "page", "pointer"]
+__all__ = ["info", "lfs_of", "list_models", "page"]
 
 KNOWN = {
     *("filter", "author", "search", "sort", "direction", "limit", "cursor", "pipeline_tag"),
@@ -64,17 +65,9 @@ def info(call: Call) -> Response:
     return answer(_expanded(described, call.request.query_params.getlist("expand")))
 
 
-def pointer(entry: Entry) -> str:
-    """What git holds in place of a large file."""
-    return (
-        f"version https://git-lfs.github.com/spec/v1\n"
-        f"oid sha256:{entry.sha256}\nsize {entry.size}\n"
-    )
-
-
 def lfs_of(entry: Entry) -> dict[str, Any]:
     """What the Hub says of a large file: `oid` is the sha256."""
-    return {"oid": entry.sha256, "size": entry.size, "pointerSize": len(pointer(entry))}
+    return {"oid": entry.sha256, "size": entry.size, "pointerSize": len(pointer(entry.sha256, entry.size))}
 
 
 def _listed(call: Call, repo: Repo) -> dict[str, Any]:

@@ -320,15 +320,15 @@ def test_a_list_goes_by_every_filter_in_pages(tmp_path: Path) -> None:
 
 
 def test_preupload_says_lfs_only_to_those_who_speak_it(repo: Repo) -> None:
-    sizes = {"a.safetensors": 10, "b.txt": 2_000_000, "c.txt": 10, "sub/d.onnx": 10}
+    sizes = {"a.onnx": 10, "b.txt": 2_000_000, "c.txt": 10, "sub/d.onnx": 10, "empty.onnx": 0}
     files = [{"path": path, "size": size, "sample": ""} for path, size in sizes.items()]
 
     def modes(agent: str) -> list[str]:
         answer = repo.ask("POST", "/preupload/main", {"files": files}, {"User-Agent": agent})
         return [file["uploadMode"] for file in answer.data["files"]]
 
-    assert modes("unknown/None; hf_hub/2.4.0") == ["regular"] * 4
-    assert modes("hubtool/0.1; hf_hub/2.4.0") == ["lfs", "lfs", "regular", "lfs"]
+    assert modes("unknown/None; hf_hub/2.4.0") == ["regular"] * 5
+    assert modes("hubtool/0.1; hf_hub/2.4.0") == ["lfs", "lfs", "regular", "lfs", "regular"]
 
 
 def test_preupload_names_what_stands_there_in_the_way_it_is_to_be_sent(repo: Repo) -> None:

@@ -356,7 +356,19 @@ def test_a_foreign_database_and_a_file_that_is_none_are_refused(tmp_path: Path) 
         Meta(tmp_path)
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_place_that_cannot_hold_a_hub_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "hub.db").mkdir()
-    with pytest.raises(HubError, match="cannot be used"):
-        Meta(tmp_path)
+    (tmp_path / "file").touch()
+    for root in (tmp_path, tmp_path / "file"):
+        with pytest.raises(HubError, match="cannot be used") as caught:
+            Meta(root)
+        assert "Name another folder" in caught.value.hint
+
+
+def test_a_connection_left_in_a_transaction_is_not_lent_again(tmp_path: Path) -> None:
+    database = Database(tmp_path / "hub.db")
+    with pytest.raises(sqlite3.OperationalError), database.careless() as db:
+        db.execute("BEGIN IMMEDIATE")
+    with database.writing() as db:
+        db.execute("INSERT INTO trees(hash) VALUES ('x')")
+    database.close()

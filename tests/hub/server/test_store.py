@@ -66,6 +66,30 @@ def test_identical_content_is_stored_once(store: Store) -> None:
     assert len(blobs(store)) == 1
 
 
+def test_the_bytes_reach_the_disk_before_the_name_and_the_name_before_the_answer(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(handle: int) -> None:
+        done.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
+        fsync(handle)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        done.append("replace")
+        replace(old, new)
+
+    with store.writer() as writer:
+        writer.write(b"abc")
+        monkeypatch.setattr(os, "fsync", noted_fsync)
+        monkeypatch.setattr(os, "replace", noted_replace)
+        temporary = str(store.tmp / names(store)[0])
+        place = store.path(writer.finish().sha256)
+    folders = [str(folder) for folder in (place.parent, place.parent.parent, store.blobs)]
+    assert done == [temporary, "replace", *folders]
+
+
 @pytest.mark.parametrize(
     ("announced", "message"),
     [({"sha256": "0" * 64}, "sha256 is"), ({"size": 4}, "3 bytes came, but 4 were announced")],
