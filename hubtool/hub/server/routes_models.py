@@ -67,7 +67,8 @@ def info(call: Call) -> Response:
 
 def lfs_of(entry: Entry) -> dict[str, Any]:
     """What the Hub says of a large file: `oid` is the sha256."""
-    return {"oid": entry.sha256, "size": entry.size, "pointerSize": len(pointer(entry.sha256, entry.size))}
+    length = len(pointer(entry.sha256, entry.size))
+    return {"oid": entry.sha256, "size": entry.size, "pointerSize": length}
 
 
 def _listed(call: Call, repo: Repo) -> dict[str, Any]:
