@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import uvicorn
 
 import hubtool
 from hub.conftest import convolution
 from hubtool.errors import HubError, HubtoolError, InputError, ReadError, WriteError
 from hubtool.hub import push as push_room
+from hubtool.hub.server.app import create_app
 from hubtool.hub.server.run import Background
 
 NAME = "axon/convolution-v1"
@@ -329,6 +332,49 @@ def test_an_unknown_revision_is_told(home: Path, folder: Path) -> None:
     hubtool.push(folder, NAME)
     with pytest.raises(HubError, match="v9"):
         hubtool.pull(NAME, revision="v9")
+
+
+@contextmanager
+def read_only(root: Path) -> Iterator[str]:
+    """A hub as it is on an address that is not this machine's own: without users, nobody writes."""
+    app = create_app(root, open_writes=False)
+    config = uvicorn.Config(app, port=0, log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    listening = config.bind_socket()
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+        app.close()
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [(None, "writes are refused"), ("wrong", "Invalid credentials in Authorization header")],
+)
+def test_a_missing_or_wrong_token_is_one_message(
+    home: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str | None,
+    said: str,
+) -> None:
+    with read_only(tmp_path / "hub") as url:
+        monkeypatch.setenv("HUBTOOL_HUB", url)
+        if token:
+            monkeypatch.setenv("HUBTOOL_TOKEN", token)
+        command = [sys.executable, "-m", "hubtool", "push", str(folder), NAME]
+        failed = subprocess.run(command, capture_output=True, text=True)
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"hubtool: cannot publish {NAME} at ")
+        assert said in failed.stderr and "HUBTOOL_TOKEN" in failed.stderr
+        assert len(failed.stderr.splitlines()) == 2 and "Traceback" not in failed.stderr
+        assert hubtool.search() == []
 
 
 def test_what_was_pulled_serves_when_the_hub_is_away(
