@@ -63,9 +63,10 @@ def main() -> None:
     hubtool("run", "digits/model", "digits/digit-7.png", "--top", "3", where=folder)
 
     say("They are published with their cards, on the hub of this machine, and found by tag.")
+    hubtool("check", "resnet34", "--for", "axon", where=folder)
+    hubtool("export", "resnet34", "--to", "transformers", where=folder)
     hubtool("card", "create", "resnet34", "--name", "axon/resnet34-v1", where=folder)
-    push = ("push", "resnet34", "axon/resnet34-v1", "--tag", "Axon", "--tag", "Elixir")
-    hubtool(*push, where=folder)
+    hubtool("push", "resnet34", "axon/resnet34-v1", where=folder)
     hubtool("push", "digits/model", "demo/digits-v1", "--tag", "digits", where=folder)
     hubtool("list", "--tag", "Axon", where=folder)
 
@@ -76,7 +77,8 @@ def main() -> None:
 
     say("One revision, opened by strangers.")
     strangers = [sys.executable, str(HERE / "strangers.py"), "demo/digits-v1"]
-    subprocess.run([*strangers, "--digits", str(folder / "digits")], check=True)
+    resnet = f"axon/resnet34-v1={folder / 'resnet34.onnx'}"
+    subprocess.run([*strangers, "--digits", str(folder / "digits"), "--resnet", resnet], check=True)
 
     say("And back to ONNX, at the lowest opset that can say the model.")
     hubtool("export", "resnet34", "resnet34-back.onnx", where=folder)

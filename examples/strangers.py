@@ -2,12 +2,13 @@
 
     python examples/digits.py --out digits
     hubtool push digits/model demo/digits-v1
-    python examples/strangers.py demo/digits-v1 --digits digits
+    python examples/strangers.py demo/digits-v1 --digits digits --resnet axon/resnet34-v1=r34.onnx
 
 Each row is a reader: what it is, its version, the sha256 of the weights as *it* read them (each
 name, a line feed and its bytes, by name), how far its logits are from those of ONNX Runtime on the
 file that torch exported (as a part of the largest), and its accuracy on the held-out digits. The
-official client and the JavaScript reader share no line with hubtool but the format.
+official client and the JavaScript reader share no line with hubtool but the format. A ResNet that
+was exported for transformers too is opened by it, beside ONNX Runtime on the file it came from.
 """
 
 from __future__ import annotations
@@ -119,6 +120,25 @@ def by_javascript(folder: Path, x: Array, work: Path) -> Answer:
     return Answer("JavaScript reader", told["version"], told["sha256"], logits)
 
 
+def by_transformers(name: str, folder: Path, source: Path) -> tuple[Answer, Array]:
+    """What AutoModelForImageClassification makes of the subfolder `transformers`, and what ONNX
+    Runtime makes of the file that the model was converted from, on the same random picture."""
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    expected = onnxruntime.InferenceSession(source).run(None, {"data": x})[0]
+    reader = f"transformers, {name.rpartition('/')[2]}"
+    try:
+        import torch
+        from transformers import AutoModelForImageClassification
+    except ImportError:
+        return Answer(reader, missing="transformers is not installed"), expected
+    with (folder / "transformers" / "model.safetensors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    model = AutoModelForImageClassification.from_pretrained(folder, subfolder="transformers")
+    with torch.no_grad():
+        logits = model.eval()(torch.from_numpy(x)).logits.numpy()
+    return Answer(reader, version("transformers"), digest, logits), expected
+
+
 @contextmanager
 def served() -> Iterator[str]:
     """The address of `hubtool serve` over the embedded hub, for the length of the block."""
@@ -134,7 +154,7 @@ def served() -> Iterator[str]:
 
 def hf_download(name: str, revision: str, work: Path) -> Path:
     """The folder that the official client fetches, unmodified, from the served hub."""
-    folder = work / "hf"
+    folder = work / name.replace("/", "--")
     with served() as url:
         command = ["hf", "download", name, "--revision", revision, "--local-dir", str(folder)]
         environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(work / "hf-home")}
@@ -150,6 +170,7 @@ def main(arguments: list[str] | None = None) -> list[Answer]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", help="the model's id on the embedded hub")
     parser.add_argument("--digits", type=Path, default=Path("digits"), help="of digits.py --out")
+    parser.add_argument("--resnet", action="append", default=[], metavar="ID=FILE.onnx")
     given = parser.parse_args(arguments)
     revision = hubtool.model_info(given.name).revision
 
@@ -166,23 +187,28 @@ def main(arguments: list[str] | None = None) -> list[Answer]:
             by_hf(folder, x),
             by_javascript(folder, x, work),
         ]
-    print(f"{given.name} at {revision[:12]}, {len(x)} held-out digits")
-    print(
-        f"{'reader':<28} {'version':<10} {'sha256 of the weights':<22} {'difference':>10} accuracy"
-    )
-    for answer in answers:
-        print(_row(answer, expected, classes))
+        print(f"{given.name} at {revision[:12]}, {len(x)} held-out digits")
+        columns = ("reader", "version", "sha256 of the weights", "difference", "accuracy")
+        print("{:<28} {:<10} {:<22} {:>10} {:>8}".format(*columns))
+        for answer in answers:
+            print(_row(answer, expected, classes))
+        for pair in given.resnet:
+            name, _, source = pair.partition("=")
+            folder = hf_download(name, hubtool.model_info(name).revision, work)
+            answer, expected = by_transformers(name, folder, Path(source))
+            answers.append(answer)
+            print(_row(answer, expected, None))
     return answers
 
 
-def _row(answer: Answer, expected: Array, classes: Array) -> str:
+def _row(answer: Answer, expected: Array, classes: Array | None) -> str:
     if answer.logits is None:
         return f"{answer.reader:<28} {answer.missing}"
     difference = np.max(np.abs(answer.logits - expected)) / np.max(np.abs(expected))
-    share = accuracy(answer.logits, classes)
+    share = "untrained" if classes is None else f"{accuracy(answer.logits, classes):.2%}"
     return (
         f"{answer.reader:<28} {answer.version:<10} {answer.sha256[:20]}…  {difference:>10.1e} "
-        f"{share:>8.2%}"
+        f"{share:>8}"
     )
 
 

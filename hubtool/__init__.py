@@ -21,11 +21,13 @@ if TYPE_CHECKING:
         classify,
         convert,
         export,
+        import_axon,
         info,
         load,
         read,
         run,
         save,
+        write_axon_hub,
     )
     from hubtool.errors import (
         BackendError,
@@ -76,6 +78,7 @@ __all__ = [
     "create_card",
     "default_backend",
     "export",
+    "import_axon",
     "info",
     "lint_card",
     "load",
@@ -89,6 +92,7 @@ __all__ = [
     "search",
     "serve",
     "set_default_backend",
+    "write_axon_hub",
 ]
 
 _ROOMS = ("hubtool.errors", "hubtool.publish", "hubtool.graph", "hubtool.api", "hubtool.model")

@@ -18,6 +18,7 @@ from hubtool.graph import Graph
 
 if TYPE_CHECKING:
     from hubtool.convert import Report
+    from hubtool.export import Exported, Origin
     from hubtool.inspect import Table
     from hubtool.model import Model
 
@@ -27,6 +28,7 @@ __all__ = [
     "classify",
     "convert",
     "export",
+    "import_axon",
     "info",
     "load",
     "read",
@@ -34,6 +36,7 @@ __all__ = [
     "run",
     "save",
     "write_arrays",
+    "write_axon_hub",
 ]
 
 Source = str | os.PathLike[str]
@@ -55,9 +58,7 @@ def read(
 
     Example: `print(hubtool.read("resnet34.onnx"))`
     """
-    path = Path(source)
-    if not path.exists() or hub is not None or revision is not None:
-        path = _pulled(str(source), hub, revision)
+    path = _resolved(source, hub, revision)
     if path.is_dir():
         from hubtool.formats import native
 
@@ -65,6 +66,14 @@ def read(
     from hubtool.formats.onnx import read as onnx_read
 
     return onnx_read.read(path)
+
+
+def _resolved(source: Source, hub: str | None, revision: str | None) -> Path:
+    """The folder or file that a source is, fetched if it is on a hub."""
+    path = Path(source)
+    if path.exists() and hub is None and revision is None:
+        return path
+    return _pulled(str(source), hub, revision)
 
 
 def _pulled(source: str, hub: str | None, revision: str | None) -> Path:
@@ -200,29 +209,90 @@ def save(graph: Graph, folder: Source, *, overwrite: bool = False) -> None:
 
 def export(
     source: Source | Graph,
-    target: Source,
+    target: Source | None = None,
     *,
+    to: str | None = None,
     opset: int | None = None,
     external: bool | None = None,
     overwrite: bool = False,
-) -> int:
-    """Write a model as an ONNX file; gives the opset that it was written at.
+    hub: str | None = None,
+    revision: str | None = None,
+) -> Exported:
+    """Write a model as an ONNX file, a Livebook notebook, an Elixir module, or for transformers.
 
-    opset: the lowest that can say the model unless given. external: weights beside the file; by
-    default only past protobuf's 2 GB. Raises WriteError, and UnsupportedError naming every layer
-    that needs a higher opset.
+    to: "onnx", "livemd", "axon" or "transformers"; by the target's suffix otherwise. target: by
+    default a file or folder named after the model, inside of its own folder but for ONNX.
+    opset: the lowest that can say the model unless given. external: weights beside the ONNX file;
+    by default only past protobuf's 2 GB. hub, revision: for the id of a model on a hub.
+    Raises what `read` raises, WriteError, and UnsupportedError naming every layer that the form
+    cannot say.
 
-    Example: `hubtool.export("resnet34", "resnet34.onnx", opset=13)`
+    Example: `hubtool.export("resnet34", "resnet34.onnx", opset=13).opset`
     """
-    from hubtool.formats.onnx import write as onnx_write
+    from hubtool.export import Origin, format_of
+    from hubtool.export import export as write
 
-    if Path(target).suffix != ".onnx":
-        raise WriteError(
-            f"'{target}' does not end in .onnx, the one format that can be written",
-            hint="Give the target a name such as model.onnx.",
-        )
-    graph = source if isinstance(source, Graph) else read(source)
-    return onnx_write.write(graph, target, opset=opset, external=external, overwrite=overwrite)
+    form = format_of(target, to)
+    if isinstance(source, Graph):
+        graph, origin = source, Origin(str(source.meta.get("name") or "model"))
+    else:
+        path = _resolved(source, hub, revision)
+        graph = read(path)
+        origin = _origin(str(source), path, hub)
+    place = Path(target) if target is not None else None
+    return write(graph, origin, place, form, opset=opset, external=external, overwrite=overwrite)
+
+
+def _origin(source: str, path: Path, hub: str | None) -> Origin:
+    from hubtool.export import Origin
+    from hubtool.formats import native
+
+    if not path.is_dir():
+        return Origin(path.stem)
+    weights = tuple(native.weights_files(path))
+    if str(path) == source or Path(source).exists():
+        return Origin(path.resolve().name, path, weights)
+    from hubtool.hub import address
+
+    where = address.resolve(hub)
+    url = where.url or address.SERVED
+    return Origin(source.rpartition("/")[2], None, weights, source, path.name, url)
+
+
+def import_axon(path: Source, target: Source | None = None, *, overwrite: bool = False) -> Path:
+    """Make a native folder (./<stem>/ by default) of a model that `AxonHub.export/3` wrote in
+    Elixir: axon.json with its safetensors file beside it. Gives the folder.
+
+    Raises ReadError with everything that is wrong, UnsupportedError, WriteError.
+
+    Example: `hubtool.export(hubtool.import_axon("axon.json"), "model.onnx")`
+    """
+    from hubtool.formats import native
+    from hubtool.formats.axon import read as axon_read
+    from hubtool.ops import check as check_layers
+
+    place = Path(target) if target is not None else Path(Path(path).stem)
+    native.check_target(place, overwrite=overwrite)
+    graph = axon_read.read(Path(path))
+    problems = check_layers(graph)
+    if problems:
+        raise UnsupportedError(f"'{path}' cannot be imported:", problems=problems)
+    native.write(graph, place, overwrite=overwrite)
+    return place
+
+
+def write_axon_hub(target: Source = "axon_hub.ex", *, overwrite: bool = False) -> Path:
+    """Write axon_hub.ex, the one file with which Elixir finds, fetches and opens models of hubtool.
+    Gives where it is. Raises WriteError.
+
+    Example: `hubtool.write_axon_hub("lib/axon_hub.ex")`
+    """
+    from hubtool.files import new_file
+
+    source = Path(__file__).parent / "formats" / "axon" / "axon_hub.ex"
+    with new_file(Path(target), overwrite=overwrite) as stream:
+        stream.write(source.read_bytes())
+    return Path(target)
 
 
 def run(
@@ -320,15 +390,24 @@ def info(source: Source | Graph, shapes: Mapping[str, tuple[int, ...]] | None = 
     return layer_table(source if isinstance(source, Graph) else read(source), shapes)
 
 
-def check(source: Source) -> list[str]:
+def check(source: Source, *, target: str | None = None) -> list[str]:
     """Everything that stops a model from being converted or run, each problem naming its layer;
-    an empty list where there is nothing. A folder's hashes are compared too."""
+    an empty list where there is nothing. A folder's hashes are compared too.
+
+    target: "axon" or "transformers", to be told what stops it from being exported there instead.
+
+    Example: `hubtool.check("resnet34", target="axon")`
+    """
     from hubtool.ops import check as check_layers
 
     try:
         graph = read(source, verify=True)
     except (ReadError, UnsupportedError) as error:
         return error.problems or [str(error)]
+    if target is not None:
+        from hubtool.export import reasons_against
+
+        return reasons_against(graph, target)
     return check_layers(graph)
 
 

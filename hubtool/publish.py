@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from hubtool.errors import HubtoolError, InputError, ReadError, WriteError
 from hubtool.files import new_file, telling
 
 if TYPE_CHECKING:
+    from hubtool.hub.address import Hub
     from hubtool.hub.card import Problem
     from hubtool.hub.download import Progress
     from hubtool.hub.push import Pushed
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 Source = str | os.PathLike[str]
+Content = Path | bytes
 CARD = "README.md"
 
 
@@ -97,11 +100,11 @@ def _push(
 ) -> Pushed:
     from hubtool.hub import address
     from hubtool.hub.card import lint
-    from hubtool.hub.push import CARD, Pushed, publishable
+    from hubtool.hub.push import CARD, Pushed, publishable, size_of
     from hubtool.hub.push import push as send
 
     where = address.resolve(hub)
-    files = publishable(folder)
+    card, files = _with_elixir(folder, name, card, publishable(folder), where)
     problems = lint(folder, card=card, published_files=sorted({*files, CARD}))
     errors = [str(problem) for problem in problems if problem.severity == "error"]
     if errors:
@@ -111,7 +114,7 @@ def _push(
             hint="Nothing was sent. `hubtool card lint` shows the same list.",
         )
     if dry_run:
-        sizes = {path: file.stat().st_size for path, file in files.items()}
+        sizes = {path: size_of(content) for path, content in files.items()}
         done = Pushed(str(where), name, sizes | {CARD: len(card.encode())})
     else:
         done = send(
@@ -126,6 +129,26 @@ def _push(
         )
     done.warnings = [str(problem) for problem in problems]
     return done
+
+
+def _with_elixir(
+    folder: Path, name: str, card: str, files: Mapping[str, Content], hub: Hub
+) -> tuple[str, dict[str, Content]]:
+    """The card and the files of a model, with notebook, module and tags where Axon can say it."""
+    from hubtool.export import Origin, axon_texts, reasons_against
+    from hubtool.formats import native
+    from hubtool.hub.address import SERVED
+    from hubtool.hub.card import elixir_files
+
+    graph = native.read(folder)
+    if reasons_against(graph, "axon"):
+        return card, dict(files)
+    weights = tuple(native.weights_files(folder))
+    origin = Origin(name.rpartition("/")[2], folder, weights, name, None, hub.url or SERVED)
+    texts = (text.encode() for text in axon_texts(graph, origin))
+    with suppress(HubtoolError):  # a card that the lint will refuse stays as it is
+        card = _tagged(card, ("Axon", "Elixir"), folder / CARD)
+    return card, {**files, **dict(zip(elixir_files(name), texts, strict=True))}
 
 
 def pull(
@@ -396,25 +419,29 @@ def _card_to_publish(
 ) -> tuple[str, bool]:
     """The given card, else the folder's own, else one made of the facts; with these tags too.
     And whether it was made."""
-    from hubtool.hub.card import front_matter, with_front_matter
-
     given = Path(card) if card is not None else folder / CARD
     if card is None and not given.is_file():
         return _built(folder, name, "", tags), True
-    text = _read_text(given)
+    return _tagged(_read_text(given), tags, given), False
+
+
+def _tagged(card: str, tags: Sequence[str], path: Path) -> str:
+    """The card with these tags too. Raises ReadError, InputError where they cannot be added."""
+    from hubtool.hub.card import front_matter, with_front_matter
+
     if not tags:
-        return text, False
+        return card
     try:
-        header = front_matter(text)
+        header = front_matter(card)
     except ValueError as error:
-        raise ReadError(f"cannot read the header of '{given}': {error}") from None
+        raise ReadError(f"cannot read the header of '{path}': {error}") from None
     there = header.get("tags") or []
     if not isinstance(there, list):
         raise InputError(
-            f"'{given}': tags is no list, and --tag adds to a list",
+            f"'{path}': tags is no list, and {', '.join(tags)} cannot be added to it",
             hint="Write each tag on a line of its own, with '- ' before it.",
         )
-    return with_front_matter(text, header | {"tags": list(dict.fromkeys([*there, *tags]))}), False
+    return with_front_matter(card, header | {"tags": list(dict.fromkeys([*there, *tags]))})
 
 
 def _built(folder: Path, name: str | None, prose: str, tags: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import runpy
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import hubtool
@@ -28,7 +29,10 @@ def test_digits_are_recognized_alike_everywhere(
 
 
 def test_one_published_revision_is_the_same_to_every_reader(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    sketch18: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for name in ("HUBTOOL_HUB", "HF_ENDPOINT", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -38,7 +42,16 @@ def test_one_published_revision_is_the_same_to_every_reader(
     )
     digits["main"](["--out", str(tmp_path)])
     hubtool.push(tmp_path / "model", "demo/digits-v1")
-    answers = strangers["main"](["demo/digits-v1", "--digits", str(tmp_path)])
+    hubtool.convert(sketch18, tmp_path / "r18", verify=False)
+    hubtool.export(tmp_path / "r18", to="transformers")
+    hubtool.push(tmp_path / "r18", "axon/resnet18-v1")
+    arguments = ["demo/digits-v1", "--digits", str(tmp_path)]
+    *answers, resnet = strangers["main"]([*arguments, "--resnet", f"axon/resnet18-v1={sketch18}"])
+    assert resnet.logits is not None and resnet.reader == "transformers, resnet18-v1"
+    expected = hubtool.load("axon/resnet18-v1", backend="numpy")(
+        np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
+    )
+    assert abs(resnet.logits - expected).max() <= 1e-5 * abs(expected).max()
     readers = [answer.reader for answer in answers if answer.logits is not None]
     assert len(readers) == (6 if shutil.which("node") else 5)
     assert len({answer.sha256 for answer in answers if answer.logits is not None}) == 1

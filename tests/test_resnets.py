@@ -68,7 +68,7 @@ def test_the_round_trip_gives_the_same_logits_at_opset_13_or_lower(
 
     source, graph = model
     back = tmp_path / "back.onnx"
-    assert hubtool.export(graph, back) <= 13
+    assert (hubtool.export(graph, back).opset or 99) <= 13
     onnx.checker.check_model(back, full_check=True)
     x = pictures(1)
     (expected,) = run_file(source, {"data": x}).values()

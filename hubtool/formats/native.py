@@ -128,13 +128,13 @@ def verify_files(folder: Path) -> list[str]:
     return problems
 
 
-def weights_files(folder: Path) -> list[str]:
-    """The names of the files that graph.json wants beside it. Raises ReadError."""
+def weights_files(folder: Path) -> list[dict[str, Any]]:
+    """What graph.json wants beside it: file, sha256 and size of each. Raises ReadError."""
     problems: list[str] = []
-    names = [name for name, _, _ in _listed(_document(folder), problems)]
+    listed = _listed(_document(folder), problems)
     if problems:
         raise ReadError(f"cannot read the model in '{folder}':", problems=problems)
-    return names
+    return [{"file": name, "sha256": sha256, "size": size} for name, sha256, size in listed]
 
 
 def _replaceable(place: Path) -> str:

@@ -138,11 +138,11 @@ class Walk:
             self.note(conv, f"kernel {[*W.shape[2:]]} and strides {strides} are not square")
         elif pads(conv, size) != [size // 2] * 4:
             shown = conv.attrs.get("pads", conv.attrs["auto_pad"])
-            self.note(conv, f"has pads {shown}, and transformers' ResNet {[size // 2] * 4}")
+            self.note(conv, f"has pads {shown!r}, and transformers' ResNet {[size // 2] * 4}")
         if group != 1:
-            self.note(conv, f"has {group} groups, and transformers' ResNet convolves in one")
+            self.note(conv, f"has {group!r} groups, and transformers' ResNet convolves in one")
         if {*ints(conv, "dilations", [1, 1])} != {1}:
-            self.note(conv, f"has dilations {conv.attrs['dilations']}, transformers' ResNet none")
+            self.note(conv, f"has dilations {conv.attrs['dilations']!r}, transformers' ResNet none")
 
     def _normalization(self, conv: Layer, norm: Layer | None, channels: int) -> dict[str, Tensor]:
         """The four vectors, and the count of batches seen that PyTorch keeps beside them."""
@@ -220,7 +220,8 @@ def _activation(graph: Graph, layer: Layer) -> str:
         case "Relu" | "Sigmoid" | "Tanh" | "Mish" | "HardSwish":
             return layer.op.lower()
         case "LeakyRelu":
-            return "leaky_relu" if np.float32(attrs["alpha"]) == np.float32(0.01) else ""
+            alpha: Any = attrs["alpha"]
+            return "leaky_relu" if np.float32(alpha) == np.float32(0.01) else ""
         case "Swish":
             return "silu" if attrs["alpha"] == 1 else ""
         case "Gelu":

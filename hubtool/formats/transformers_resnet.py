@@ -117,7 +117,7 @@ def _stem(walk: Walk) -> tuple[Unit, str]:
         "ceil_mode": pool.attrs["ceil_mode"],
     }
     if [*shape.values()] != [[3, 3], [2, 2], [1] * 4, [1, 1], 0]:
-        shown = ", ".join(f"{key} {value}" for key, value in shape.items())
+        shown = ", ".join(f"{key} {value!r}" for key, value in shape.items())
         walk.note(pool, f"has {shown}, and transformers' stem pools 3x3 with strides 2, pads 1")
     return stem, pool.outputs[0]
 

@@ -23,9 +23,11 @@ from urllib.parse import urlsplit
 from hubtool.cache import home
 from hubtool.errors import HubError, InputError
 
-__all__ = ["HUGGING_FACE", "Hub", "check_name", "is_name", "resolve"]
+__all__ = ["HUGGING_FACE", "SERVED", "Hub", "check_name", "is_name", "resolve"]
 
 HUGGING_FACE = "https://huggingface.co"
+SERVED = "http://127.0.0.1:7860"
+"""Where `hubtool serve` listens unless told otherwise."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 

@@ -33,7 +33,7 @@ from hubtool.hub.card_text import (
 if TYPE_CHECKING:
     from hubtool.graph import Value
 
-__all__ = ["build"]
+__all__ = ["build", "elixir_files"]
 
 CLAIMS = ("datasets", "metrics", "model-index")
 """What a header says of training and quality; it is not said of random weights."""
@@ -199,6 +199,40 @@ def _use(facts: Facts) -> str:
         "On the command line:\n\n"
         f"```sh\n{pull}hubtool run {shell} {given}\nhubtool info {shell}\n"
         f"hubtool export {shell} back.onnx\n```"
+        f"{_elixir(facts)}{_transformers(facts)}"
+    )
+
+
+def elixir_files(name: str) -> tuple[str, str]:
+    """What notebook and module of a model are called: "resnet34-v1.livemd", "resnet34_v1.ex"."""
+    stem = name.rpartition("/")[2]
+    return f"{stem}.livemd", f"{re.sub(r'[^A-Za-z0-9]+', '_', stem).lower()}.ex"
+
+
+def _elixir(facts: Facts) -> str:
+    """How a model that Axon can say is opened there; in a published one the files lie beside it."""
+    if facts.axon or not facts.repository:
+        return ""
+    notebook, module = elixir_files(facts.repository)
+    return (
+        f"\n\nIn Elixir: open `{notebook}` in Livebook, or put `{module}` into an application. "
+        "Both build the model in plain Axon calls and check the weights."
+    )
+
+
+def _transformers(facts: Facts) -> str:
+    """How transformers opens the folder, and what is known of Bumblebee."""
+    if facts.transformers is None or not facts.repository:
+        return ""
+    name = json.dumps(facts.repository)
+    bumblebee = f"Bumblebee 0.7 must not be used: {words(facts.transformers)}."
+    if not facts.transformers:
+        bumblebee = f'Bumblebee opens it with `{{:hf, {name}, subdir: "transformers"}}`.'
+    return (
+        "\n\nWith transformers:\n\n"
+        "```python\nfrom transformers import AutoModelForImageClassification\n\n"
+        f'model = AutoModelForImageClassification.from_pretrained({name}, subfolder="transformers")'
+        f"\n```\n\n{bumblebee}"
     )
 
 

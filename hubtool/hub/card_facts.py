@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hubtool.errors import InputError, ReadError
 
 if TYPE_CHECKING:
-    from hubtool.graph import Value
+    from hubtool.graph import Graph, Value
 
 __all__ = ["Facts", "code", "facts", "words"]
 
@@ -35,7 +35,8 @@ class Facts:
     `sha256`, `size`, `opset` of the ONNX file. operators: layers by operator, most frequent first.
     weights: `file`, `sha256`, `size` of each weights file. verification: `status`, `judge`,
     `inputs`, `difference`, `tolerance`, `reason`, as the report holds them; {} where there is no
-    report. axon: what the Axon export said; None while none has run.
+    report. axon: what cannot be said in Axon, layer by layer. transformers: where the folder holds
+    transformers' own form, what Bumblebee would do wrong with it, or ""; else None.
     """
 
     name: str
@@ -56,7 +57,8 @@ class Facts:
     zoo: str | None
     untrained: bool
     hubtool: str | None
-    axon: str | None
+    axon: list[str]
+    transformers: str | None
 
     @property
     def layers(self) -> int:
@@ -74,7 +76,7 @@ class Facts:
         known = isinstance(difference, int | float) and math.isfinite(difference)
         unknown = "not known"
         return {
-            "axon": code(self.axon) if self.axon else "not yet checked",
+            "axon": self.in_axon(),
             "difference": f"{difference:.1e}" if known else "not measured",
             "hubtool": words(self.hubtool or unknown),
             "inputs": _values(self.inputs),
@@ -88,6 +90,13 @@ class Facts:
             "verification": self.verified(),
             "weights-sha256": ", ".join(code(file["sha256"]) for file in self.weights),
         }
+
+    def in_axon(self) -> str:
+        """Whether Elixir's Axon can say the model, in a few words."""
+        if not self.axon:
+            return "every layer can be said in Axon"
+        first = words(self.axon[0])
+        return f"{len(self.axon)} of its layers cannot be said in Axon, the first: {first}"
 
     def verified(self) -> str:
         """One sentence on whether the folder computes what its source does."""
@@ -111,7 +120,6 @@ def facts(
     repository: str | None = None,
     source_url: str | None = None,
     licence: str | None = None,
-    axon: str | None = None,
 ) -> Facts:
     """The facts of a native folder. repository: its id on a hub. source_url: where the ONNX file
     can be had. licence: where the folder does not say, or says wrong.
@@ -121,6 +129,7 @@ def facts(
     """
     from hubtool.dtypes import is_float
     from hubtool.formats import native
+    from hubtool.formats.axon import coverage
     from hubtool.formats.strict_json import loads
     from hubtool.vision import preprocessing
 
@@ -152,8 +161,17 @@ def facts(
         zoo=_text(meta, "zoo"),
         untrained=meta.get("untrained") is True,
         hubtool=_text(report, "hubtool"),
-        axon=axon,
+        axon=coverage(graph),
+        transformers=_transformers(folder, graph),
     )
+
+
+def _transformers(folder: Path, graph: Graph) -> str | None:
+    from hubtool.formats.transformers import bumblebee, fits
+
+    if not (folder / "transformers" / "config.json").is_file() or fits(graph):
+        return None
+    return bumblebee(graph)
 
 
 def _text(known: Mapping[str, Any], key: str) -> str | None:

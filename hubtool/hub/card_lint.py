@@ -183,6 +183,8 @@ def _named_files(known: Facts, text: str, files: list[str]) -> Iterator[Problem]
         name = unquote(parts.path).removeprefix("./").rstrip("/")
         if parts.scheme or parts.netloc or name in ("", ".") or name.startswith("/"):
             continue
+        if not known.axon and name.endswith((".livemd", ".ex")):
+            continue  # a push writes these
         if name not in there and name not in folders:
             message = f"the card names {name}, which is not in the folder"
             mend = "add the file, or name it by its web address"
@@ -253,10 +255,10 @@ def _claims(known: Facts, header: Header, text: str) -> Iterator[Problem]:
         yield Problem("warning", "licence-differs", message, mend, CARD, header.line("license"))
     tags = data.get("tags")
     for index, tag in enumerate(tags if isinstance(tags, list) else []):
-        if isinstance(tag, str) and tag.lower() in ("axon", "elixir") and not known.axon:
-            message = f"the tag `{tag}`, while no Axon export of this model has been checked"
-            mend = "keep it if you have run the model there yourself"
-            yield Problem("warning", "tag-axon", message, mend, CARD, header.line("tags", index))
+        if isinstance(tag, str) and tag.lower() in ("axon", "elixir") and known.axon:
+            message = f"the tag `{tag}`, and {known.in_axon()}"
+            mend = "take the tag out; `hubtool check --for axon` lists every reason"
+            yield Problem("error", "tag-axon", message, mend, CARD, header.line("tags", index))
     if not known.untrained:
         return
     if not re.search(r"\buntrained\b", without_comments(text), re.IGNORECASE):

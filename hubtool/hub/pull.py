@@ -70,7 +70,8 @@ def model(hub: Hub, name: str, *, revision: str | None = None) -> Path:
                     hint=f"`hubtool pull {name}` fetches what it holds.",
                 )
             snapshot = _fetch_all(connection, _chosen(remotes, [native.GRAPH]))
-            _fetch_all(connection, _chosen(remotes, native.weights_files(snapshot)))
+            wanted = [entry["file"] for entry in native.weights_files(snapshot)]
+            _fetch_all(connection, _chosen(remotes, wanted))
             _remember(snapshot, revision, commit)
             return snapshot
     except UnreachableError as error:
@@ -145,7 +146,7 @@ def _kept(hub: Hub, name: str, revision: str | None) -> Path | None:
     with suppress(OSError):
         commit = (place / "refs" / quote(revision or "main", safe="")).read_text(encoding="ascii")
         snapshot = place / "snapshots" / commit
-        if all((snapshot / file).is_file() for file in native.weights_files(snapshot)):
+        if all((snapshot / entry["file"]).is_file() for entry in native.weights_files(snapshot)):
             return snapshot
     return None
 

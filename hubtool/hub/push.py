@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from hubtool.hub.address import Hub
 from hubtool.hub.download import Progress
 from hubtool.hub.session import Connection, connect
 
-__all__ = ["Pushed", "publishable", "push"]
+__all__ = ["CARD", "Pushed", "publishable", "push", "size_of"]
 
 CARD = "README.md"
 ATTEMPTS = 5
@@ -78,7 +78,7 @@ def publishable(folder: Path) -> dict[str, Path]:
 def push(
     hub: Hub,
     name: str,
-    files: dict[str, Path],
+    files: Mapping[str, Path | bytes],
     card: str,
     *,
     private: bool = False,
@@ -99,13 +99,14 @@ def push(
             if created:
                 _withdraw(connection, name, created)
             raise
-    sizes = {path: _size(content) for path, content in contents.items()}
+    sizes = {path: size_of(content) for path, content in contents.items()}
     return Pushed(
         str(hub), name, sizes, revision=oid, url=connection.web(name, oid), changed=oid != head
     )
 
 
-def _size(content: Path | bytes) -> int:
+def size_of(content: Path | bytes) -> int:
+    """Bytes of a file, or of a text at hand."""
     return content.stat().st_size if isinstance(content, Path) else len(content)
 
 

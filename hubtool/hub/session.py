@@ -18,12 +18,10 @@ from urllib.parse import quote
 import hubtool
 from hubtool.errors import HubError
 from hubtool.hub import embedded
-from hubtool.hub.address import Hub
+from hubtool.hub.address import SERVED, Hub
 
 __all__ = ["Connection", "UnreachableError", "answered", "connect"]
 
-SERVED = "http://127.0.0.1:7860"
-"""Where `hubtool serve` listens unless told otherwise."""
 CONNECT, SILENCE = 10.0, 120.0
 """Seconds to wait for a connection, and for the next bytes on one."""
 

@@ -96,7 +96,8 @@ def test_a_card_without_prose_is_whole(sketch) -> None:
         f"{report['verification']['difference']:.1e} of the largest",
         report["verification"]["judge"],
         f"hubtool {hubtool.__version__}",
-        "Axon: not yet checked.",
+        "Axon: every layer can be said in Axon.",
+        "open `resnet18-v1.livemd` in Livebook, or put `resnet18_v1.ex`",
         "The author has not said what data it was trained on.",
     ):
         assert said in card, said
@@ -285,7 +286,8 @@ def test_names_of_strangers_stay_words(tmp_path) -> None:
 
 
 def test_what_is_given_beats_what_the_folder_says(tmp_path) -> None:
-    known = facts(small(tmp_path / "a"), licence="isc", repository="me/d", axon="Axon 0.7")
+    known = facts(small(tmp_path / "a"), licence="isc", repository="me/d")
     assert (known.licence, known.repository) == ("isc", "me/d")
-    assert "Axon: `Axon 0.7`." in build(known)
+    assert "Axon: every layer can be said in Axon." in build(known)
+    assert "open `d.livemd` in Livebook" in build(known)
     assert {field.name for field in fields(known)} >= {"weights", "hubtool", "opset"}

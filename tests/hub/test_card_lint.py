@@ -58,7 +58,7 @@ def test_the_zoos_cards_are_clean_and_can_be_built(name, folder) -> None:
     assert lint(path) == []
     assert front_matter(path.read_text())["tags"][:2] == ["Axon", "Elixir"]
     found = lint(folder, card=build(facts(folder), path.read_text()))
-    assert {problem.rule for problem in found} == {"tag-axon", "licence-differs"}
+    assert {problem.rule for problem in found} == {"licence-differs"}
 
 
 @pytest.mark.parametrize("name", ["resnet18-v1", "resnet34-v1", "resnet50-v1"])
@@ -325,9 +325,13 @@ def test_random_weights_must_be_called_so(tmp_path) -> None:
     assert ("untrained-results", 3) in rules(folder, card=boasting)
 
 
-def test_the_tags_of_an_export_that_has_not_run(folder, whole) -> None:
+def test_the_tags_of_a_model_that_axon_cannot_say(folder, whole, monkeypatch) -> None:
     tagged = whole.replace("- digits\n", "- digits\n- Axon\n- axonal\n- elixir\n")
+    assert rules(folder, card=tagged) == set()
+    reasons = ["Unique 'u': what it gives has no size beforehand"]
+    monkeypatch.setattr("hubtool.formats.axon.coverage", lambda graph: reasons)
     assert rules(folder, card=tagged) == {("tag-axon", 5), ("tag-axon", 7)}
+    assert all(problem.severity == "error" for problem in lint(folder, card=tagged))
 
 
 def test_another_licence_than_the_folder_s(folder, whole) -> None:

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hubtool import read, zoo
+from hubtool.errors import UnsupportedError
+from hubtool.formats import safetensors
+from hubtool.formats.axon import module, notebook
+from hubtool.formats.axon.lower import lower
+from hubtool.graph import Graph, Tensor
+
+from .graphs import FAMILIES, classifier, residual, saved
+from .hostile import MARK, hostile
+
+GOLDEN = Path(__file__).parent / "golden"
+
+HEADINGS = [
+    "What this is",
+    "The weights",
+    "The model",
+    "The parameters",
+    "Try it",
+    "A look inside",
+    "Backends",
+]
+
+
+def written(graph: Graph, folder: Path, title: str = "A model", **options: str | None) -> Path:
+    """The graph's folder with the notebook in it."""
+    where = {"repository": None, "revision": None, "hub": None, **options}
+    text = notebook(graph, title=title, weights=saved(graph, folder), **where)
+    (folder / "notebook.livemd").write_text(text, encoding="utf-8")
+    return folder / "notebook.livemd"
+
+
+def hollow(graph: Graph) -> Graph:
+    """The graph with weights of the same shapes that are quick to write: for the stand-ins, which
+    read their header alone."""
+    light = graph.copy()
+    zeros = {k: np.zeros(t.shape, t.array.dtype) for k, t in graph.tensors.items() if t.size > 64}
+    light.tensors.update({name: Tensor.of(array) for name, array in zeros.items()})
+    return light
+
+
+def test_the_notebook_of_a_residual_net_is_the_golden_one(tmp_path) -> None:
+    text = written(residual(), tmp_path / "m", "tiny").read_text(encoding="utf-8")
+    assert text == (GOLDEN / "residual.livemd").read_text(encoding="utf-8")
+
+
+def test_the_module_of_a_residual_net_is_the_golden_one(tmp_path) -> None:
+    graph = residual()
+    text = module(graph, name="Tiny", title="tiny", weights=saved(graph, tmp_path / "m"))
+    assert text == (GOLDEN / "residual.ex").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_cell_parses_runs_and_is_formatted(family: str, run, tmp_path) -> None:
+    graph = FAMILIES[family]()
+    facts = run("notebook", written(graph, tmp_path / "m"))
+    lowered = lower(graph)
+    assert facts["layers"] == [str(len(lowered.steps))]
+    assert facts["parameters"] == [str(len([*lowered.parameters]))]
+    assert "unformatted" not in facts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_module_compiles_loads_and_is_formatted(family: str, run, tmp_path) -> None:
+    graph = FAMILIES[family]()
+    text = module(graph, name="Some.Model", title=family, weights=saved(graph, tmp_path / "m"))
+    (tmp_path / "some_model.ex").write_text(text, encoding="utf-8")
+    facts = run("module", tmp_path / "some_model.ex", tmp_path / "m")
+    lowered = lower(graph)
+    assert facts["layers"] == [str(len(lowered.steps))]
+    assert facts["parameters"] == [str(len([*lowered.parameters]))]
+    assert "unformatted" not in facts
+    assert "Mix.install" not in text
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_sketches_of_the_zoo_run(depth: int, version: int, run, tmp_path) -> None:
+    name = f"resnet{depth}-v{version}"
+    zoo.sketch(name, tmp_path / "model.onnx")
+    graph = hollow(read(tmp_path / "model.onnx"))
+    facts = run("notebook", written(graph, tmp_path / "m", name))
+    assert facts["layers"] == [str(len(graph.layers))]
+    headings = re.findall(r"^### (.*)$", (tmp_path / "m/notebook.livemd").read_text(), re.M)
+    assert headings[-2:] == ["Stage 5: 7 × 7", "The head"] or version == 2
+    assert len(headings) in (6, 7)
+
+
+def test_the_sections_stand_in_their_order(tmp_path) -> None:
+    text = written(classifier(), tmp_path / "m").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == [*HEADINGS, "Fine-tuning"]
+    assert re.findall(r"^# (.*)$", text, re.M)[0] == "A model"
+
+
+def test_a_model_without_a_head_has_no_section_on_fine_tuning(tmp_path) -> None:
+    text = written(residual(), tmp_path / "m").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == HEADINGS
+
+
+@pytest.mark.parametrize(
+    ("repository", "revision", "hub", "url"),
+    [
+        (None, None, None, "nil"),
+        ("a/b", None, None, "nil"),
+        ("a/b", None, "https://hub.example/", '"https://hub.example/a/b/resolve/main/"'),
+        ("a/b", "v1", "https://hub.example", '"https://hub.example/a/b/resolve/v1/"'),
+    ],
+)
+def test_the_weights_come_from_the_hub_that_is_named(
+    repository, revision, hub, url, tmp_path
+) -> None:
+    where = {"repository": repository, "revision": revision, "hub": hub}
+    text = written(residual(), tmp_path / "m", **where).read_text(encoding="utf-8")
+    assert f"\nurl = {url}\n" in text
+
+
+def test_a_picture_goes_through_the_preprocessing(run, tmp_path) -> None:
+    (tmp_path / "picture").write_bytes(bytes(range(18)))
+    path = written(classifier(), tmp_path / "m")
+    assert run("notebook", path, STUB_PICTURE=str(tmp_path / "picture"))["output"] == ['"one"']
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("channels", ["RGB", "BGR", "L"])
+def test_every_preprocessing_can_be_said(channels, layout, interpolation, tmp_path) -> None:
+    from hubtool.formats.axon.lower_data import Input
+    from hubtool.formats.axon.notebook import picture_section
+
+    from .graphs import PREPROCESSING
+
+    numbers = [0.5] if channels == "L" else [0.5, 0.25, 0.125]
+    spec = {**PREPROCESSING, "channels": channels, "layout": layout}
+    spec |= {"interpolation": interpolation, "mean": numbers, "std": numbers, "range": [-1, 1]}
+    text = picture_section(Input("x", "x", "float32", (None, 3, 8, 8)), spec)
+    assert "$" not in text
+    assert ("axes: [1, 2, 0]" in text) == (layout == "NHWC")
+    assert ("0.299" in text) == (channels == "L")
+    assert ("Nx.reverse(picture" in text) == (channels == "BGR")
+
+
+def test_labels_that_do_not_fit_are_left_out(tmp_path) -> None:
+    text = written(classifier(labels=["only one"]), tmp_path / "m").read_text(encoding="utf-8")
+    assert "labels = %{}" in text
+    assert "only one" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("fc.bias"), "fc.bias is missing"),
+        (lambda t: t.update(extra=t["fc.bias"]), "extra belongs to no layer"),
+        (
+            lambda t: t.update({"fc.weight": Tensor.of(np.zeros((4, 3), np.float32))}),
+            "fc.weight is {{4, 3}, {:f, 32}}, it should be {{3, 4}, {:f, 32}}",
+        ),
+        (
+            lambda t: t.update({"fc.bias": Tensor.of(np.zeros(3, np.float64))}),
+            "fc.bias is {{3}, {:f, 64}}, it should be {{3}, {:f, 32}}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", ["notebook", "module"])
+def test_weights_that_do_not_fit_are_refused(kind, change, message, outcome, tmp_path) -> None:
+    graph = classifier()
+    saved(graph, tmp_path / "right")
+    wrong = graph.copy()
+    change(wrong.tensors)
+    folder = tmp_path / "wrong"
+    folder.mkdir()
+    parts = [
+        safetensors.Part(name, {"float64": "F64"}.get(t.dtype, "F32"), t.shape, _bytes_of(t))
+        for name, t in wrong.tensors.items()
+    ]
+    sha256, size = safetensors.write(folder / "model.safetensors", parts, {})
+    weights = [{"file": "model.safetensors", "sha256": sha256, "size": size}]
+    if kind == "module":
+        text = module(graph, name="Net", title="x", weights=weights)
+        (folder / "net.ex").write_text(text, encoding="utf-8")
+        done = outcome("module", folder / "net.ex", folder)
+    else:
+        nowhere = {"repository": None, "revision": None, "hub": None}
+        text = notebook(graph, title="x", weights=weights, **nowhere)
+        (folder / "net.livemd").write_text(text, encoding="utf-8")
+        done = outcome("notebook", folder / "net.livemd")
+    assert done.returncode == 1
+    assert "these weights do not fit this model:" in done.stderr
+    assert message in done.stderr
+
+
+def _bytes_of(tensor: Tensor):
+    return lambda: [tensor.array.tobytes()]
+
+
+@pytest.mark.parametrize("kind", ["notebook", "module"])
+def test_another_file_than_the_recorded_one_is_refused(kind, outcome, tmp_path) -> None:
+    graph = residual()
+    path = written(graph, tmp_path / "m")
+    if kind == "module":
+        weights = [{"file": "model.safetensors", "sha256": "0" * 64, "size": 1}]
+        path = tmp_path / "net.ex"
+        path.write_text(module(graph, name="Net", title="x", weights=weights), encoding="utf-8")
+    else:
+        with (tmp_path / "m/model.safetensors").open("ab") as stream:
+            stream.write(b" ")
+    done = outcome(kind, path, *([tmp_path / "m"] if kind == "module" else []))
+    assert done.returncode == 1
+    assert re.search(
+        r"model.safetensors has SHA-256 [0-9a-f]{64}, and [0-9a-f]{64} is wanted", done.stderr
+    )
+
+
+def test_a_model_that_axon_cannot_say_is_refused_whole(tmp_path) -> None:
+    graph = residual()
+    graph.layers[2].op = "Unheard"
+    for write in (
+        lambda: notebook(graph, title="", weights=[], repository=None, revision=None, hub=None),
+        lambda: module(graph, name="Net", title="", weights=[]),
+    ):
+        with pytest.raises(UnsupportedError, match="cannot be said in Axon") as caught:
+            write()
+        assert caught.value.problems == [
+            "layer 'stem.relu' (Unheard): hubtool has no operator Unheard"
+        ]
+
+
+@pytest.mark.parametrize("name", ["lower", "A b", "A.b", "", 'A"', "A\nB"])
+def test_a_module_bears_a_name_that_elixir_takes(name: str) -> None:
+    with pytest.raises(UnsupportedError, match="no name of an Elixir module"):
+        module(residual(), name=name, title="", weights=[])
+
+
+def test_a_hostile_model_is_text_in_the_notebook(run, tmp_path) -> None:
+    graph, harmless = hostile(), classifier()
+    path = written(graph, tmp_path / "m", graph.meta["title"])
+    text = path.read_text(encoding="utf-8")
+    facts = run("notebook", path, cwd=tmp_path)
+    assert [*tmp_path.rglob(f"*{MARK}*")] == []
+    assert facts["cells"] == run("notebook", written(harmless, tmp_path / "h"))["cells"]
+    assert facts["layers"] == [str(len(graph.layers))]
+    names = bytes.fromhex(facts["names"][0])
+    assert all(layer.name.encode() in names for layer in graph.layers)
+    headings = re.findall(
+        r"^#+ .*$", re.sub(r"^```elixir\n.*?^```$", "", text, flags=re.M | re.S), re.M
+    )
+    assert not [heading for heading in headings if "`" in heading.replace("\\`", "")]
+
+
+def test_a_hostile_model_is_text_in_the_module(run, tmp_path) -> None:
+    graph = hostile()
+    weights = saved(graph, tmp_path / "m")
+    text = module(graph, name="Net", title=graph.meta["title"], weights=weights)
+    (tmp_path / "net.ex").write_text(text, encoding="utf-8")
+    facts = run("module", tmp_path / "net.ex", tmp_path / "m", cwd=tmp_path)
+    assert [*tmp_path.rglob(f"*{MARK}*")] == []
+    assert facts["layers"] == [str(len(graph.layers))]
