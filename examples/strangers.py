@@ -41,7 +41,7 @@ from digits import Array, accuracy, as_input, digits, small_resnet  # noqa: E402
 
 @dataclass
 class Answer:
-    """What one reader found. missing: why it could not be asked here."""
+    """What one reader found. missing: why it could not be asked here, or not for all."""
 
     reader: str
     version: str = ""
@@ -120,6 +120,25 @@ def by_javascript(folder: Path, x: Array, work: Path) -> Answer:
     return Answer("JavaScript reader", told["version"], told["sha256"], logits)
 
 
+def by_elixir(name: str, revision: str, x: Array, work: Path, url: str) -> Answer:
+    """axon_hub.ex: looked up, fetched and verified by Elixir itself; run where Axon is there."""
+    elixir = shutil.which("elixir")
+    if elixir is None:
+        return Answer("axon_hub.ex", missing="Elixir is not installed")
+    source = hubtool.write_axon_hub(work / "axon_hub.ex")
+    x.astype("<f4").tofile(work / "pictures.f32")
+    script = [str(HERE / "axon_run.exs"), str(source), url, name, revision]
+    command = [elixir, *script, str(work / "cache"), str(work / "pictures.f32"), str(x.shape[-1])]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    told = json.loads(done.stdout.splitlines()[-1])
+    found = Answer("axon_hub.ex", f"ex {told['version']}", told["sha256"])
+    if told["logits"]:
+        found.logits = np.array(told["logits"], np.float32).reshape(len(x), -1)
+    else:
+        found.missing = "weights fetched and verified; there is no Axon here to run them"
+    return found
+
+
 def by_transformers(name: str, folder: Path, source: Path) -> tuple[Answer, Array]:
     """What AutoModelForImageClassification makes of the subfolder `transformers`, and what ONNX
     Runtime makes of the file that the model was converted from, on the same random picture."""
@@ -152,16 +171,15 @@ def served() -> Iterator[str]:
             server.communicate()
 
 
-def hf_download(name: str, revision: str, work: Path) -> Path:
+def hf_download(name: str, revision: str, work: Path, url: str) -> Path:
     """The folder that the official client fetches, unmodified, from the served hub."""
     folder = work / name.replace("/", "--")
-    with served() as url:
-        command = ["hf", "download", name, "--revision", revision, "--local-dir", str(folder)]
-        environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(work / "hf-home")}
-        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
-        beside = str(Path(sys.executable).parent)
-        environment["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
-        subprocess.run(command, env=environment, check=True, capture_output=True)
+    command = ["hf", "download", name, "--revision", revision, "--local-dir", str(folder)]
+    environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(work / "hf-home")}
+    environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}
+    beside = str(Path(sys.executable).parent)
+    environment["PATH"] = os.pathsep.join([beside, os.environ.get("PATH", "")])
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     return folder
 
 
@@ -178,14 +196,15 @@ def main(arguments: list[str] | None = None) -> list[Answer]:
     x = as_input(held_out)
     original = onnxruntime.InferenceSession(given.digits / "digits.onnx")
     expected = original.run(None, {"picture": x})[0]
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, served() as url:
         work = Path(temporary)
-        folder = hf_download(given.name, revision, work)
+        folder = hf_download(given.name, revision, work, url)
         answers = [
             *by_hubtool(given.name, revision, x),
             by_onnxruntime(given.name, revision, x, work),
             by_hf(folder, x),
             by_javascript(folder, x, work),
+            by_elixir(given.name, revision, x, work, url),
         ]
         print(f"{given.name} at {revision[:12]}, {len(x)} held-out digits")
         columns = ("reader", "version", "sha256 of the weights", "difference", "accuracy")
@@ -194,7 +213,7 @@ def main(arguments: list[str] | None = None) -> list[Answer]:
             print(_row(answer, expected, classes))
         for pair in given.resnet:
             name, _, source = pair.partition("=")
-            folder = hf_download(name, hubtool.model_info(name).revision, work)
+            folder = hf_download(name, hubtool.model_info(name).revision, work, url)
             answer, expected = by_transformers(name, folder, Path(source))
             answers.append(answer)
             print(_row(answer, expected, None))
@@ -203,7 +222,8 @@ def main(arguments: list[str] | None = None) -> list[Answer]:
 
 def _row(answer: Answer, expected: Array, classes: Array | None) -> str:
     if answer.logits is None:
-        return f"{answer.reader:<28} {answer.missing}"
+        digest = f"{answer.version:<10} {answer.sha256[:20]}…  " if answer.sha256 else ""
+        return f"{answer.reader:<28} {digest}{answer.missing}"
     difference = np.max(np.abs(answer.logits - expected)) / np.max(np.abs(expected))
     share = "untrained" if classes is None else f"{accuracy(answer.logits, classes):.2%}"
     return (
