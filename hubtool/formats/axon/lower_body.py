@@ -50,7 +50,7 @@ class Body:
         if value in self.tensors:
             return self.tensors[value]
         constant = self.builder.constant(value)
-        if constant is not None:
+        if constant is not None and not self._is_parameter(value, constant):
             return self.inline(constant, typed)
         if value in self.builder.facts.host:
             return self._computed(value)
@@ -61,6 +61,11 @@ class Body:
             self.given.append(self.builder.variable(value))
         self.tensors[value] = name
         return name
+
+    def _is_parameter(self, value: Any, constant: Array) -> bool:
+        """Whether small numbers are weights to be trained, such as a bias, and not a constant."""
+        is_float = constant.dtype.kind not in "iub"
+        return self.builder.weight(value) and is_float and constant.size > 1
 
     def _weight(self, name: str, value: str) -> None:
         parameter = self.builder.parameter(name, value)

@@ -151,33 +151,24 @@ def pad(b: Builder, layer: Layer) -> None:
         if begin or end:
             lines += _sources(mode, body.axis(x, axis), begin, end)
             lines.append(f"{text} = Nx.take({text}, places, axis: {axis})")
-    body.returns(*lines, text)
+    last = lines.pop().removeprefix(f"{text} = ") if lines else text
+    body.returns(*lines, last)
 
 
 def _sources(mode: str, size: str, begin: int, end: int) -> list[str]:
     """Lines that make `places`: where each element along a padded axis comes from."""
-    last = _less_one(size)
-    iota = f"Nx.iota({{{_plus(size, begin + end)}}})"
-    lines = [f"places = Nx.subtract({iota}, {begin})" if begin else f"places = {iota}"]
+    lines, last = [], str(int(size) - 1) if size.isdigit() else "last"
+    if last == "last" and mode != "wrap":
+        lines.append(f"last = {size} - 1")
+    count = str(int(size) + begin + end) if size.isdigit() else f"{size} + {begin + end}"
+    lines.append(f"places = Nx.subtract(Nx.iota({{{count}}}), {begin})")
     if mode == "edge":
         return [*lines, f"places = Nx.min(Nx.max(places, 0), {last})"]
     if mode == "wrap":
         lines.append(f"places = Nx.add(Nx.remainder(places, {size}), {size})")
         return [*lines, f"places = Nx.remainder(places, {size})"]
-    lines.append(f"places = Nx.remainder(Nx.abs(places), max({_times_two(last)}, 1))")
+    lines.append(f"places = Nx.remainder(Nx.abs(places), max(2 * {last}, 1))")
     return [*lines, f"places = Nx.subtract({last}, Nx.abs(Nx.subtract({last}, places)))"]
-
-
-def _plus(size: str, more: int) -> str:
-    return str(int(size) + more) if size.isdigit() else f"{size} + {more}"
-
-
-def _less_one(size: str) -> str:
-    return str(int(size) - 1) if size.isdigit() else f"{size} - 1"
-
-
-def _times_two(size: str) -> str:
-    return str(2 * int(size)) if size.isdigit() else f"2 * ({size})"
 
 
 def _pad_constant(b: Builder, layer: Layer, sides: list[tuple[int, int]]) -> None:

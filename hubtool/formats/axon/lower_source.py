@@ -14,9 +14,11 @@ deep it stands: in a notebook's cell, or inside a function of a module.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["WIDTH", "Call", "Function", "Items", "Text", "assignment"]
+__all__ = ["WIDTH", "Call", "Function", "Items", "Text", "assignment", "spaced"]
 
 WIDTH = 98
 
@@ -34,7 +36,8 @@ class Function:
     def lines(self, room: int) -> list[str]:
         if len(self.body) == 1 and len(str(self)) <= room:
             return [str(self)]
-        return [f"fn {', '.join(self.params)} ->", *(f"  {line}" for line in self.body), "end"]
+        body = spaced(_broken(line, room - 2) for line in self.body)
+        return [f"fn {', '.join(self.params)} ->", *_set_in(body), "end"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,61 @@ def _lines(text: Text, room: int) -> list[str]:
 def _listed(parts: list[list[str]]) -> list[str]:
     """The parts one below the other, indented, a comma after each but the last."""
     ended = [[*part[:-1], f"{part[-1]},"] for part in parts[:-1]] + parts[-1:]
-    return [f"  {line}" for part in ended for line in part]
+    return _set_in(line for part in ended for line in part)
+
+
+def _set_in(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}" if line else "" for line in lines]
+
+
+def spaced(statements: Iterable[list[str]]) -> list[str]:
+    """Statements one below the other, an empty line around those that take several."""
+    lines: list[str] = []
+    long_before = False
+    for statement in statements:
+        if lines and (long_before or len(statement) > 1):
+            lines.append("")
+        lines += statement
+        long_before = len(statement) > 1
+    return lines
+
+
+PAIRS = {"(": ")", "[": "]", "{": "}"}
+
+
+def _broken(text: str, room: int) -> list[str]:
+    """The lines of one statement of a function's body: an assignment, a call, or a list."""
+    if len(text) <= room:
+        return [text]
+    bound = re.match(r"(\w+) = ", text)
+    if bound:
+        value = text[bound.end() :]
+        if value[0] == "[":
+            first, *rest = _broken(value, room)
+            return [f"{bound.group()}{first}", *rest]
+        return [bound.group().rstrip(), *_set_in(_broken(value, room - 2))]
+    opening = re.search(r"[(\[]", text)
+    if opening is None or text[-1] != PAIRS[opening.group()]:
+        return [text]
+    head, parts = text[: opening.end()], _parts(text[opening.end() : -1])
+    plain = [part for part in parts if not re.match(r"\w+: ", part)]
+    options = [[part] for part in parts[len(plain) :]]
+    first = f"{head}{', '.join(plain)},"
+    if plain and options and len(first) <= room:
+        return [first, *_listed(options), text[-1]]
+    return [head, *_listed([_broken(part, room - 3) for part in plain] + options), text[-1]]
+
+
+def _parts(text: str) -> list[str]:
+    """What stands between the commas that are inside no bracket; nothing here holds a string."""
+    parts, depth = [""], 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        if char == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [part.strip() for part in parts]
 
 
 def assignment(variable: str, value: Text, indent: int = 0) -> list[str]:
@@ -99,4 +156,4 @@ def assignment(variable: str, value: Text, indent: int = 0) -> list[str]:
     flat = not isinstance(value, Call) or value.flat
     if flat and len(f"{variable} = {value}") <= room:
         return [f"{variable} = {value}"]
-    return [f"{variable} =", *(f"  {line}" for line in _lines(value, room - 2))]
+    return [f"{variable} =", *_set_in(_lines(value, room - 2))]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 
 from hubtool.formats.axon.lower_data import Step
 from hubtool.formats.axon.names import prose
@@ -32,43 +33,43 @@ class Stage:
 
 def stages(steps: list[Step]) -> list[Stage]:
     """The calls in order, cut into stages."""
-    for key, title in ((_size, _size_title), (_prefix, _prefix_title)):
-        found = _cut(steps, key, title)
+    for keys, title in ((_sizes(steps), _size_title), (list(map(_prefix, steps)), _prefix_title)):
+        found = _cut(steps, keys, title)
         if len(found) > 1 and len(found) * FEWEST <= len(steps):
             return found
     return [Stage("Layers", tuple(steps))]
 
 
 def _cut(
-    steps: list[Step],
-    key: Callable[[Step], Hashable],
-    title: Callable[[int, Step, bool], str],
+    steps: list[Step], keys: list[Hashable], title: Callable[[int, Hashable], str]
 ) -> list[Stage]:
-    keys: list[Hashable] = []
-    for step in steps:
-        found = key(step)
-        keys.append(found if found is not None else (keys[-1] if keys else ""))
-    numbered = groupby(zip(keys, steps, strict=True), key=lambda pair: pair[0])
-    parts = [tuple(step for _, step in group) for _, group in numbered]
+    groups = groupby(zip(keys, steps, strict=True), key=itemgetter(0))
     return [
-        Stage(title(number, part[0], number == len(parts)), part)
-        for number, part in enumerate(parts, start=1)
+        Stage(title(number, key), tuple(step for _, step in group))
+        for number, (key, group) in enumerate(groups, start=1)
     ]
 
 
-def _size(step: Step) -> Hashable:
-    """The spatial size of a picture or volume, () after it has gone, None where it is open."""
-    sizes = step.dims[2:]
-    if len(step.dims) < 3 or all(size == 1 for size in sizes):
-        return ()
-    return None if None in sizes else sizes
+def _sizes(steps: list[Step]) -> list[Hashable]:
+    """For each call the spatial size, () after that has gone for good, all () without convolutions.
+
+    A size that is open, or gone for a moment, as in squeeze and excite, belongs to what is before.
+    """
+    if not any("Conv" in step.source.op for step in steps):
+        return [()] * len(steps)
+    sizes = [step.dims[2:] if len(step.dims) > 2 else () for step in steps]
+    told = [None not in size and any(n != 1 for n in size if n) for size in sizes]
+    last = max((i for i, tells in enumerate(told) if tells), default=-1)
+    keys: list[Hashable] = []
+    for i, (size, tells) in enumerate(zip(sizes, told, strict=True)):
+        before = keys[-1] if keys else size
+        keys.append(size if tells else before if i < last else ())
+    return keys
 
 
-def _size_title(number: int, first: Step, last: bool) -> str:
-    sizes = " × ".join(str(size) for size in first.dims[2:])
-    if not _size(first):
-        return "The head" if last else f"Stage {number}"
-    return f"Stage {number}: {sizes}"
+def _size_title(number: int, key: Hashable) -> str:
+    assert isinstance(key, tuple)
+    return f"Stage {number}: {' × '.join(map(str, key))}" if key else "The head"
 
 
 def _prefix(step: Step) -> Hashable:
@@ -79,5 +80,5 @@ def _prefix(step: Step) -> Hashable:
     return parts[0]
 
 
-def _prefix_title(number: int, first: Step, last: bool) -> str:
-    return prose(str(_prefix(first)))
+def _prefix_title(number: int, key: Hashable) -> str:
+    return prose(str(key))

@@ -204,8 +204,9 @@ def _nx_window(window: Window, more: Sequence[int], ends: bool = True) -> tuple[
     options = [
         ("strides", brackets((1, 1, *window.strides))),
         ("padding", brackets(map(tuple_, [(0, 0), (0, 0), *pairs]))),
-        ("window_dilations", brackets((1, 1, *window.dilations))),
     ]
+    if set(window.dilations) != {1}:
+        options.append(("window_dilations", brackets((1, 1, *window.dilations))))
     return tuple_((1, 1, *window.kernel)), options
 
 

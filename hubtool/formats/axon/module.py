@@ -12,7 +12,7 @@ from typing import Any
 
 from hubtool.errors import UnsupportedError
 from hubtool.formats.axon.lower_data import TYPES, Input, Lowered
-from hubtool.formats.axon.lower_source import Call
+from hubtool.formats.axon.lower_source import WIDTH, Call
 from hubtool.formats.axon.lower_stages import stages
 from hubtool.formats.axon.names import literal, prose, tuple_
 from hubtool.formats.axon.notebook import (
@@ -21,7 +21,6 @@ from hubtool.formats.axon.notebook import (
     comma_separated,
     example_shape,
     files_of,
-    filled,
     indented,
     input_lines,
     listing,
@@ -31,6 +30,7 @@ from hubtool.formats.axon.notebook import (
     unused_lines,
     wanted_lines,
 )
+from hubtool.formats.axon.notebook_picture import filled
 from hubtool.graph import Graph
 
 __all__ = ["module"]
@@ -107,5 +107,7 @@ def _turned(lowered: Lowered) -> list[str]:
         if parameter.turn:
             called = str(Call(f"({parameter.turn}).", ("tensor",)))
             pattern = f"{{{literal(layer)}, {literal(parameter.name)}}}"
-            lines.append(f"defp turn({pattern}, tensor), do: {called}")
+            head = f"defp turn({pattern}, tensor),"
+            short = len(head) + len(called) + 7 <= WIDTH
+            lines += [f"{head} do: {called}"] if short else [head, f"  do: {called}", ""]
     return lines

@@ -7,17 +7,19 @@ through `names`: into Markdown as `prose`, into Elixir as `literal`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import resources
-from string import Template
+from dataclasses import replace
 from typing import Any
 
 from hubtool.errors import UnsupportedError
 from hubtool.formats.axon.lower import lower
 from hubtool.formats.axon.lower_data import TYPES, Input, Lowered, Step
-from hubtool.formats.axon.lower_source import WIDTH, Call, assignment
+from hubtool.formats.axon.lower_source import WIDTH, Call, assignment, spaced
 from hubtool.formats.axon.lower_stages import stages
-from hubtool.formats.axon.names import brackets, floating, layer_name, literal, prose, tuple_
+from hubtool.formats.axon.names import layer_name, literal, prose, tuple_
+from hubtool.formats.axon.notebook_picture import filled, picture_section, takes_pictures
+from hubtool.formats.native_encode import encode
 from hubtool.graph import Graph
 
 __all__ = [
@@ -26,14 +28,12 @@ __all__ = [
     "comma_separated",
     "example_shape",
     "files_of",
-    "filled",
     "indented",
     "input_lines",
     "listing",
     "lowered_or_refused",
     "notebook",
     "output_value",
-    "picture_section",
     "step_lines",
     "unused_lines",
     "wanted_lines",
@@ -92,14 +92,11 @@ def notebook(
     )
 
 
-def filled(name: str, **values: str) -> str:
-    """A template with its gaps filled."""
-    path = resources.files("hubtool").joinpath("formats", "axon", "templates", name)
-    return Template(path.read_text(encoding="utf-8")).substitute(values)
-
-
 def lowered_or_refused(graph: Graph) -> Lowered:
-    """The graph as Axon calls. Raises UnsupportedError where something cannot be said."""
+    """The graph as Axon calls, its tensors called by their keys in the weights file.
+
+    Raises UnsupportedError where something cannot be said, WriteError where it cannot be stored.
+    """
     lowered = lower(graph)
     if lowered.problems:
         raise UnsupportedError(
@@ -107,6 +104,14 @@ def lowered_or_refused(graph: Graph) -> Lowered:
             problems=lowered.problems,
             hint="ONNX is understood by other runtimes: export it as .onnx instead.",
         )
+    encoded = encode(graph)
+    told = json.loads(encoded.sections["tensors"])
+    keys = {name: entry.get("key", name) for name, entry in told.items()}
+    for i, step in enumerate(lowered.steps):
+        parameters = tuple(replace(p, tensor=keys[p.tensor]) for p in step.parameters)
+        lowered.steps[i] = replace(step, parameters=parameters)
+    used = {parameter.tensor for _, parameter in lowered.parameters}
+    lowered.folded = [part.key for part in encoded.parts if part.key not in used]
     return lowered
 
 
@@ -185,13 +190,8 @@ def input_lines(inputs: Iterable[Input]) -> list[str]:
 
 
 def step_lines(steps: Iterable[Step], indent: int = 0) -> list[str]:
-    """Calls one below the other, an empty line around those that take several."""
-    lines: list[str] = []
-    for step in steps:
-        made = assignment(step.variable, step.value, indent)
-        apart = len(made) > 1 or (lines and lines[-1].startswith(" "))
-        lines += ["", *made] if lines and apart else made
-    return lines
+    """Calls one below the other; `indent` is how deep they will stand."""
+    return spaced(assignment(step.variable, step.value, indent) for step in steps)
 
 
 def output_value(lowered: Lowered) -> list[str]:
@@ -249,11 +249,12 @@ def wanted_lines(lowered: Lowered, indent: int = 2) -> list[str]:
 
 def turned_lines(lowered: Lowered) -> list[str]:
     """`turned = %{…}`: the parameters that are the tensor turned round, and how."""
-    entries = [
-        f"{{{literal(layer)}, {literal(p.name)}}} => {p.turn}"
-        for layer, p in lowered.parameters
-        if p.turn
-    ]
+    entries = []
+    for layer, p in lowered.parameters:
+        if p.turn:
+            key = f"{{{literal(layer)}, {literal(p.name)}}}"
+            short = len(key) + len(p.turn) + 7 <= WIDTH
+            entries.append(f"{key} =>{' ' if short else chr(10) + '  '}{p.turn}")
     return listing("turned", "%{", entries, "}")
 
 
@@ -299,9 +300,9 @@ def _examples(lowered: Lowered, batch: str = "1", indent: int = 0) -> str:
 
 
 def _try(graph: Graph, lowered: Lowered) -> str:
-    spec = graph.meta.get("preprocessing")
+    spec = graph.meta.get("preprocessing", {})
     parts = []
-    if isinstance(spec, dict) and _takes_pictures(lowered, spec):
+    if len(lowered.inputs) == 1 and takes_pictures(lowered.inputs[0], spec):
         parts.append(picture_section(lowered.inputs[0], spec))
     else:
         parts.append(filled("numbers.livemd", example=_examples(lowered)))
@@ -309,87 +310,6 @@ def _try(graph: Graph, lowered: Lowered) -> str:
     if classes:
         parts.append(_top(graph, lowered, classes))
     return "\n".join(parts).rstrip()
-
-
-def _takes_pictures(lowered: Lowered, spec: Mapping[str, Any]) -> bool:
-    """Whether the one input has the shape that the preprocessing makes."""
-    if len(lowered.inputs) != 1:
-        return False
-    colours, side = (1 if spec["channels"] == "L" else 3), spec["crop"]
-    first = spec["layout"] == "NCHW"
-    wanted = (1, colours, side, side) if first else (1, side, side, colours)
-    dims = lowered.inputs[0].dims
-    fits = (have in (None, want) for have, want in zip(dims, wanted, strict=False))
-    return len(dims) == 4 and all(fits) and lowered.inputs[0].dtype == "float32"
-
-
-KERNELS = {
-    # name: how far it reaches, and its lines; `away` is the distance in points of the picture
-    # that is smaller, `scale` how many times the other is larger.
-    "nearest": ("1", ["weights = Nx.equal(Nx.iota({1, from}), Nx.floor(centres))"]),
-    "box": (
-        "max(scale, 1.0)",
-        ["weights = Nx.logical_and(Nx.greater_equal(away, -0.5), Nx.less(away, 0.5))"],
-    ),
-    "bilinear": ("max(scale, 1.0)", ["weights = Nx.max(Nx.subtract(1, Nx.abs(away)), 0)"]),
-    "bicubic": (
-        "max(scale, 1.0)",
-        [
-            "x = Nx.abs(away)",
-            "near = Nx.add(Nx.multiply(Nx.subtract(Nx.multiply(1.5, x), 2.5), Nx.pow(x, 2)), 1)",
-            "far = Nx.add(Nx.multiply(Nx.subtract(2.5, Nx.multiply(0.5, x)), Nx.pow(x, 2)), 2)",
-            "far = Nx.subtract(far, Nx.multiply(4, x))",
-            "weights = Nx.select(Nx.less(x, 1), near, Nx.select(Nx.less(x, 2), far, 0))",
-        ],
-    ),
-    "lanczos": (
-        "max(scale, 1.0)",
-        [
-            "x = Nx.multiply(Nx.max(Nx.abs(away), 1.0e-6), 3.14159265)",
-            "third = Nx.divide(x, 3)",
-            "sinc = Nx.multiply(Nx.divide(Nx.sin(x), x), Nx.divide(Nx.sin(third), third))",
-            "weights = Nx.select(Nx.less(Nx.abs(away), 3), sinc, 0)",
-        ],
-    ),
-}
-"""Pillow's filters."""
-
-
-def picture_section(given: Input, spec: Mapping[str, Any]) -> str:
-    low, high = (float(value) for value in spec["range"])
-    channels = len(spec["mean"])
-    reach, kernel = KERNELS[spec["interpolation"]]
-    scale = ""
-    if (high - low) != 255.0:
-        scale += f"  |> Nx.multiply({floating((high - low) / 255)})\n"
-    if low:
-        scale += f"  |> Nx.add({floating(low)})\n"
-    arrange = "" if spec["layout"] == "NCHW" else "  |> Nx.transpose(axes: [1, 2, 0])\n"
-    grey = {
-        "RGB": "colours = picture",
-        "BGR": "colours = Nx.reverse(picture, axes: [2])",
-        "L": "grey = Nx.dot(picture, [2], Nx.tensor([0.299, 0.587, 0.114]), [0])\n"
-        "colours = Nx.new_axis(to_bytes.(grey), 2)",
-    }[spec["channels"]]
-    column = brackets(brackets([brackets([floating(float(v))])]) for v in spec["mean"])
-    deviations = brackets(brackets([brackets([floating(float(v))])]) for v in spec["std"])
-    return filled(
-        "picture.livemd",
-        resize=str(spec["resize"]),
-        crop=str(spec["crop"]),
-        interpolation=spec["interpolation"],
-        low=f"{low:g}",
-        high=f"{high:g}",
-        reach=f"  reach = {reach}",
-        kernel="\n  ".join(kernel),
-        grey=grey,
-        channels=str(channels),
-        scale=scale,
-        mean=column,
-        std=deviations,
-        arrange=arrange,
-        input=literal(given.name),
-    )
 
 
 def _classes(graph: Graph, lowered: Lowered) -> int | None:

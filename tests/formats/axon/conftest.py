@@ -37,14 +37,25 @@ def ebin(elixir: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def outcome(elixir: str, ebin: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what is fetched is kept."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture
+def outcome(elixir: str, ebin: Path, home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs run.exs with these arguments, and says how that ended."""
 
     def run(
         *args: str | Path, cwd: Path | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         command = [elixir, "-pa", ebin, STUB / "run.exs", *args]
-        system = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8", **env}
+        system = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LC_ALL": "C.UTF-8",
+            "HOME": str(home),
+            **env,
+        }
         return subprocess.run(
             command, capture_output=True, text=True, cwd=cwd, env=system, check=False
         )

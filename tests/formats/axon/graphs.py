@@ -233,6 +233,11 @@ def transformer() -> Graph:
     words = net.weight("words", 30, width)
     net.add("Gather", {"data": words, "indices": "ids"}, "embeddings/words")
     net.add("Add", {"A": net.last, "B": places}, "embeddings/add")
+    bounds = {"start": net.tensor("zero", np.int64(0)), "limit": seq, "delta": "one"}
+    counted = net.add("Range", bounds)
+    kinds = net.weight("kinds", 80, width)
+    kinds = net.add("Gather", {"data": kinds, "indices": counted}, "embeddings/kinds")
+    net.add("Add", {"A": "embeddings/add_out", "B": kinds}, "embeddings/sum")
 
     def layer_norm(name: str) -> str:
         scale = net.weight(f"{name}.gamma", width, low=0.5, high=1.5)
@@ -246,7 +251,7 @@ def transformer() -> Graph:
         )
 
     x = layer_norm("embeddings/norm")
-    batch = net.add("Gather", {"data": "shape_out", "indices": net.tensor("zero", np.int64(0))})
+    batch = net.add("Gather", {"data": "shape_out", "indices": "zero"})
     parts = [net.add("Unsqueeze", {"data": d, "axes": net.ints(0)}) for d in (batch, seq)]
     apart = net.add("Concat", {"inputs": [*parts, net.ints(heads), net.ints(size)]}, axis=0)
     turned = []
@@ -260,6 +265,9 @@ def transformer() -> Graph:
     mask = net.add("Cast", {"input": mask}, to=FLOAT)
     mask = net.add("Sub", {"A": net.scalar(1.0), "B": mask})
     mask = net.add("Mul", {"A": mask, "B": net.scalar(-10000.0)})
+    zeros = net.add("ConstantOfShape", {"input": "shape_out"})
+    zeros = net.add("Unsqueeze", {"data": zeros, "axes": net.ints(1, 2)})
+    mask = net.add("Add", {"A": mask, "B": zeros})
     net.add("Add", {"A": scores, "B": mask})
     net.add("Softmax", {"input": net.last})
     net.add("MatMul", {"A": net.last, "B": turned[2]}, "layer.0/context")

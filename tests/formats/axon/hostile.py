@@ -25,7 +25,7 @@ ATTACKS = [
     f"<script>{RUN}</script><!-- livebook:{{}} -->",
     f"end\n\ndef model do\n{RUN}\nend",
 ]
-"""Interpolation, the end of a string, the end of a line, a cell of its own, the end of a heredoc."""
+"""Interpolation, the end of a string or line, a cell of its own, the end of a heredoc."""
 
 
 def hostile() -> Graph:

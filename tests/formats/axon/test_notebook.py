@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -11,9 +15,11 @@ from hubtool.errors import UnsupportedError
 from hubtool.formats import safetensors
 from hubtool.formats.axon import module, notebook
 from hubtool.formats.axon.lower import lower
+from hubtool.formats.axon.lower_data import Input
+from hubtool.formats.axon.notebook_picture import takes_pictures
 from hubtool.graph import Graph, Tensor
 
-from .graphs import FAMILIES, classifier, residual, saved
+from .graphs import FAMILIES, PREPROCESSING, Net, classifier, residual, saved
 from .hostile import MARK, hostile
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -64,7 +70,8 @@ def test_every_cell_parses_runs_and_is_formatted(family: str, run, tmp_path) -> 
     lowered = lower(graph)
     assert facts["layers"] == [str(len(lowered.steps))]
     assert facts["parameters"] == [str(len([*lowered.parameters]))]
-    assert "unformatted" not in facts
+    # The cell of the labels holds as many a line as there is room for.
+    assert len(facts.get("unformatted", [])) == ("labels" in graph.meta)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,29 +128,106 @@ def test_the_weights_come_from_the_hub_that_is_named(
     assert f"\nurl = {url}\n" in text
 
 
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A hub, as far as a download sees it: the files below tmp_path."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_weights_are_fetched_once_checked_and_kept(web: str, outcome, home, tmp_path) -> None:
+    where = {"repository": "a/b", "revision": "v1", "hub": web}
+    graph = residual()
+    remote = tmp_path / "a/b/resolve/v1"
+    remote.parent.mkdir(parents=True)
+    (tmp_path / "notebook.livemd").write_text(
+        notebook(graph, title="x", weights=saved(graph, remote), **where), encoding="utf-8"
+    )
+    weights = remote / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"!")
+    damaged = outcome("notebook", tmp_path / "notebook.livemd")
+    assert (damaged.returncode, "it is another file" in damaged.stderr) == (1, True)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+    weights.write_bytes(whole)
+    assert outcome("notebook", tmp_path / "notebook.livemd").returncode == 0
+    (kept,) = (path for path in home.rglob("*") if path.is_file())
+    assert kept.read_bytes() == whole
+    weights.unlink()
+    assert outcome("notebook", tmp_path / "notebook.livemd").returncode == 0
+    kept.unlink()
+    gone = outcome("notebook", tmp_path / "notebook.livemd")
+    assert (gone.returncode, "cannot fetch http://127.0.0.1" in gone.stderr) == (1, True)
+
+
+def test_tensors_are_called_by_their_keys_in_the_file(run, tmp_path) -> None:
+    graph = residual()
+    graph.tensors["__metadata__"] = graph.tensors.pop("stem.conv.weight")
+    graph.tensors["idle"] = Tensor.of(np.array(["a", "b"], object))
+    graph.layers[0].inputs["W"] = "__metadata__"
+    path = written(graph, tmp_path / "m")
+    assert '{"stem.conv", "kernel", "__metadata__~2",' in path.read_text(encoding="utf-8")
+    assert 'unused = ["idle", "idle/offsets"]' in path.read_text(encoding="utf-8")
+    assert run("notebook", path)["parameters"] == ["7"]
+
+
 def test_a_picture_goes_through_the_preprocessing(run, tmp_path) -> None:
     (tmp_path / "picture").write_bytes(bytes(range(18)))
     path = written(classifier(), tmp_path / "m")
     assert run("notebook", path, STUB_PICTURE=str(tmp_path / "picture"))["output"] == ['"one"']
 
 
-@pytest.mark.parametrize("interpolation", ["nearest", "box", "bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
-@pytest.mark.parametrize("channels", ["RGB", "BGR", "L"])
-def test_every_preprocessing_can_be_said(channels, layout, interpolation, tmp_path) -> None:
-    from hubtool.formats.axon.lower_data import Input
-    from hubtool.formats.axon.notebook import picture_section
-
-    from .graphs import PREPROCESSING
-
+@pytest.mark.parametrize(
+    ("interpolation", "channels", "layout"),
+    [
+        ("nearest", "RGB", "NCHW"),
+        ("box", "L", "NCHW"),
+        ("bilinear", "BGR", "NHWC"),
+        ("bicubic", "L", "NHWC"),
+        ("lanczos", "RGB", "NHWC"),
+    ],
+)
+def test_every_preprocessing_can_be_said(interpolation, channels, layout, run, tmp_path) -> None:
     numbers = [0.5] if channels == "L" else [0.5, 0.25, 0.125]
-    spec = {**PREPROCESSING, "channels": channels, "layout": layout}
-    spec |= {"interpolation": interpolation, "mean": numbers, "std": numbers, "range": [-1, 1]}
-    text = picture_section(Input("x", "x", "float32", (None, 3, 8, 8)), spec)
-    assert "$" not in text
+    spec = {**PREPROCESSING, "channels": channels, "layout": layout, "range": [-1, 1]}
+    spec |= {"interpolation": interpolation, "mean": numbers, "std": numbers}
+    count = len(numbers)
+    shape = ("N", count, 8, 8) if layout == "NCHW" else ("N", 8, 8, count)
+    net = Net(x=("float32", shape))
+    net.relu()
+    path = written(net.returns(preprocessing=spec), tmp_path / "m")
+    assert "unformatted" not in run("notebook", path)
+    text = path.read_text(encoding="utf-8")
+    assert "picture_input" in text
     assert ("axes: [1, 2, 0]" in text) == (layout == "NHWC")
     assert ("0.299" in text) == (channels == "L")
     assert ("Nx.reverse(picture" in text) == (channels == "BGR")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"interpolation": '"); System.halt(1); ("'},
+        {"mean": [0.5, 0.5]},
+        {"std": [1.0, 1.0, float("nan")]},
+        {"crop": 9},
+        {"crop": True},
+        {"channels": ["RGB"]},
+        {"range": "01"},
+    ],
+)
+def test_a_preprocessing_that_is_not_whole_or_does_not_fit_is_left_out(change, tmp_path) -> None:
+    given = Input("x", "x", "float32", (None, 3, 8, 8))
+    assert takes_pictures(given, PREPROCESSING)
+    assert not takes_pictures(given, {**PREPROCESSING, **change})
+    assert not takes_pictures(given, {k: v for k, v in PREPROCESSING.items() if k not in change})
 
 
 def test_labels_that_do_not_fit_are_left_out(tmp_path) -> None:

@@ -3,14 +3,17 @@ defmodule Weights do
 
   def path!({name, sha256}, folder, url) do
     beside = Path.join(folder, name)
-    cached = Path.join(:filename.basedir(:user_cache, "hubtool-axon"), sha256)
 
     cond do
       File.regular?(beside) -> check!(beside, sha256)
-      File.regular?(cached) -> check!(cached, sha256)
       url == nil -> raise "there is no #{name} in #{folder}; put it there, or change `folder`"
-      true -> fetch!(url <> name, cached, sha256)
+      true -> cached!(url <> name, sha256)
     end
+  end
+
+  defp cached!(url, sha256) do
+    path = Path.join(:filename.basedir(:user_cache, "hubtool-axon"), sha256)
+    if File.regular?(path), do: check!(path, sha256), else: fetch!(url, path, sha256)
   end
 
   def check!(path, sha256) do
@@ -38,13 +41,10 @@ defmodule Weights do
     {:ok, _} = Application.ensure_all_started(:ssl)
     part = "#{target}.#{System.unique_integer([:positive])}.part"
     File.mkdir_p!(Path.dirname(target))
-    names = [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)]
-    certs = :public_key.cacerts_get()
-    ssl = [verify: :verify_peer, cacerts: certs, customize_hostname_check: names]
     request = {String.to_charlist(url), []}
 
     try do
-      case :httpc.request(:get, request, [ssl: ssl], stream: String.to_charlist(part)) do
+      case :httpc.request(:get, request, options(url), stream: String.to_charlist(part)) do
         {:ok, :saved_to_file} -> check!(part, sha256)
         other -> raise "cannot fetch #{url}: #{inspect(other)}"
       end
@@ -56,4 +56,12 @@ defmodule Weights do
 
     target
   end
+
+  defp options("https:" <> _) do
+    names = [match_fun: :public_key.pkix_verify_hostname_match_fun(:https)]
+    certs = :public_key.cacerts_get()
+    [ssl: [verify: :verify_peer, cacerts: certs, customize_hostname_check: names]]
+  end
+
+  defp options(_url), do: []
 end
