@@ -2477,12 +2477,12 @@ defmodule AxonHub.Build do
   defp made(%{op: "Identity"} = layer, %{"input" => value}, _, built),
     do: put(layer, [value], built)
 
-  defp made(%{op: op} = layer, %{"data" => {:run, axon}} = ins, _, built)
+  defp made(%{op: op} = layer, %{"data" => {:run, axon}}, _, built)
        when op in ["Shape", "Size"] do
     name = layer.inputs["data"]
 
     fun = fn shapes ->
-      evaluate(layer, %{ins | "data" => {:known, template(shapes[name])}}, %{})
+      evaluate(layer, %{"data" => {:known, template(shapes[name])}}, %{})
     end
 
     put(
@@ -2505,11 +2505,12 @@ defmodule AxonHub.Build do
           for {:shapes, sources, _, _} <- flat, reduce: %{}, do: (all -> Map.merge(all, sources))
 
         count = length(layer.outputs)
+        thin = Map.new(ins, fn {formal, value} -> {formal, thin(value)} end)
         reads = for {formal, value} <- ins, told <- told(formal, value), do: told
 
         each =
           for i <- 0..(count - 1) do
-            fun = fn shapes -> evaluate(layer, ins, shapes) |> pick(count, i) end
+            fun = fn shapes -> evaluate(layer, thin, shapes) |> pick(count, i) end
             {:shapes, sources, fun, {layer.op, layer.attrs, count, i, reads}}
           end
 
@@ -2526,6 +2527,11 @@ defmodule AxonHub.Build do
         put(layer, values, %{built | state: state})
     end
   end
+
+  # A function that is kept with a layer must not drag the model along: every copy of it would.
+  defp thin(values) when is_list(values), do: Enum.map(values, &thin/1)
+  defp thin({:shapes, _, fun, _}), do: {:shapes, %{}, fun, nil}
+  defp thin(known), do: known
 
   defp here({name, tensor}), do: {name, Nx.backend_transfer(tensor, Nx.default_backend())}
 
@@ -2594,7 +2600,11 @@ defmodule AxonHub.Build do
 
   defp limit(sizes) do
     if Enum.product(sizes) > @most_elements,
-      do: raise(ArgumentError, "it makes #{inspect(sizes, charlists: :as_lists)} elements of nothing")
+      do:
+        raise(
+          ArgumentError,
+          "it makes #{inspect(sizes, charlists: :as_lists)} elements of nothing"
+        )
   end
 
   # An operator as an Axon.layer over Nx functions. What it reads is a row of arguments: what runs,
