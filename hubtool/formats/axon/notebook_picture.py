@@ -20,15 +20,19 @@ __all__ = ["filled", "picture_section", "takes_pictures"]
 
 Spec = Mapping[str, Any]
 
-AWAY = ["reach = max(scale, 1.0)", "away = Nx.abs(Nx.divide(Nx.subtract(places, centres), reach))"]
+AWAY = ["reach = Nx.max(scale, 1)", "away = Nx.abs(Nx.divide(Nx.subtract(places, centres), reach))"]
 
 KERNELS = {
     "nearest": ["weights = Nx.equal(Nx.floor(places), Nx.floor(centres))"],
     "box": [
-        "half = max(scale, 1.0) / 2",
+        "reach = Nx.max(scale, 1)",
+        "half = Nx.divide(reach, 2)",
         "first = Nx.floor(Nx.add(Nx.subtract(centres, half), 0.5))",
         "next = Nx.floor(Nx.add(Nx.add(centres, half), 0.5))",
-        "weights = Nx.logical_and(Nx.greater(places, first), Nx.less(places, next))",
+        "window = Nx.logical_and(Nx.greater(places, first), Nx.less(places, next))",
+        "away = Nx.multiply(Nx.subtract(places, centres), Nx.divide(1, reach))",
+        "inside = Nx.logical_and(Nx.greater(away, -0.5), Nx.less_equal(away, 0.5))",
+        "weights = Nx.logical_and(window, inside)",
     ],
     "bilinear": [*AWAY, "weights = Nx.max(Nx.subtract(1, away), 0)"],
     "bicubic": [

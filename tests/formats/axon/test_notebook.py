@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -64,27 +65,24 @@ def test_the_module_of_a_residual_net_is_the_golden_one(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_cell_parses_runs_and_is_formatted(family: str, run, tmp_path) -> None:
+def test_notebook_and_module_parse_run_and_are_formatted(family: str, run, tmp_path) -> None:
     graph = FAMILIES[family]()
-    facts = run("notebook", written(graph, tmp_path / "m"))
+    notebook_path, module_path = written(graph, tmp_path / "m"), tmp_path / "some_model.ex"
+    weights = [{"file": "model.safetensors", "sha256": _sha256(tmp_path / "m/model.safetensors")}]
+    text = module(graph, name="Some.Model", title=family, weights=weights)
+    assert "Mix.install" not in text
+    module_path.write_text(text, encoding="utf-8")
+    facts = run("notebook", notebook_path, "--", "module", module_path, tmp_path / "m")
     lowered = lower(graph)
-    assert facts["layers"] == [str(len(lowered.steps))]
-    assert facts["parameters"] == [str(len([*lowered.parameters]))]
+    assert facts["layers"] == [str(len(lowered.steps))] * 2
+    assert facts["parameters"] == [str(len([*lowered.parameters]))] * 2
     # The cell of the labels holds as many a line as there is room for.
     assert len(facts.get("unformatted", [])) == ("labels" in graph.meta)
+    assert family in facts["doc"][0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_module_compiles_loads_and_is_formatted(family: str, run, tmp_path) -> None:
-    graph = FAMILIES[family]()
-    text = module(graph, name="Some.Model", title=family, weights=saved(graph, tmp_path / "m"))
-    (tmp_path / "some_model.ex").write_text(text, encoding="utf-8")
-    facts = run("module", tmp_path / "some_model.ex", tmp_path / "m")
-    lowered = lower(graph)
-    assert facts["layers"] == [str(len(lowered.steps))]
-    assert facts["parameters"] == [str(len([*lowered.parameters]))]
-    assert "unformatted" not in facts
-    assert "Mix.install" not in text
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("depth", [18, 34, 50])

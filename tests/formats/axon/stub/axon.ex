@@ -90,8 +90,11 @@ defmodule Axon do
     call = fn given ->
       {[], args} =
         Enum.reduce(inputs, {given, []}, fn
-          %Axon{}, {[x | rest], args} -> {rest, [x | args]}
-          %{param: _} = p, {rest, args} -> {rest, [%Nx.Tensor{shape: p.shape, type: p.type} | args]}
+          %Axon{}, {[x | rest], args} ->
+            {rest, [x | args]}
+
+          %{param: _} = p, {rest, args} ->
+            {rest, [%Nx.Tensor{shape: p.shape, type: p.type} | args]}
         end)
 
       apply(function, Enum.reverse([[mode: :inference] | args]))

@@ -73,7 +73,9 @@ defmodule Nx do
     %Tensor{shape: shape_of(data), type: type!(opts[:type] || guess(data))}
   end
 
-  defp shape_of([first | _] = list), do: List.to_tuple([length(list) | Tuple.to_list(shape_of(first))])
+  defp shape_of([first | _] = list),
+    do: List.to_tuple([length(list) | Tuple.to_list(shape_of(first))])
+
   defp shape_of(x) when is_number(x) or x in [:infinity, :neg_infinity, :nan], do: {}
 
   defp guess([first | _]), do: guess(first)

@@ -75,7 +75,10 @@ defmodule Safetensors do
   end
 
   defp string("\"" <> rest, found), do: {found, rest}
-  defp string("\\u" <> <<hex::binary-4, rest::binary>>, found), do: string(rest, found <> unit(hex))
+
+  defp string("\\u" <> <<hex::binary-4, rest::binary>>, found),
+    do: string(rest, found <> unit(hex))
+
   defp string("\\n" <> rest, found), do: string(rest, found <> "\n")
   defp string("\\r" <> rest, found), do: string(rest, found <> "\r")
   defp string("\\t" <> rest, found), do: string(rest, found <> "\t")

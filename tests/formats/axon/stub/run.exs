@@ -4,6 +4,8 @@
 #     elixir -pa EBIN run.exs module FILE FOLDER
 #     elixir -pa EBIN run.exs modules LIST       a file of folders, each with its case.ex
 #
+# Several such commands may follow each other, with -- between.
+#
 # A notebook's cells are what Markdown makes of it: lines between ```elixir and ```. Each must parse,
 # and be laid out as `mix format` lays it out; then they run in order, as in Livebook.
 
@@ -79,8 +81,11 @@ end
 
 Code.compiler_options(docs: true, ignore_module_conflict: true)
 
-case System.argv() do
+System.argv()
+|> Enum.chunk_by(&(&1 == "--"))
+|> Enum.each(fn
+  ["--"] -> :ok
   ["notebook", path] -> Run.notebook(path)
   ["module", path, folder] -> Run.module(path, folder)
   ["modules", list] -> Run.modules(list)
-end
+end)
