@@ -64,9 +64,12 @@ def main() -> None:
 
     say("They are published with their cards, on the hub of this machine, and found by tag.")
     hubtool("check", "resnet34", "--for", "axon", where=folder)
-    hubtool("export", "resnet34", "--to", "transformers", where=folder)
-    hubtool("card", "create", "resnet34", "--name", "axon/resnet34-v1", where=folder)
-    hubtool("push", "resnet34", "axon/resnet34-v1", where=folder)
+    hubtool("zoo", "sketch", "resnet18-v1", "resnet18.onnx", where=folder)
+    hubtool("convert", "resnet18.onnx", where=folder, last=1)
+    for name in ("resnet34", "resnet18"):
+        hubtool("export", name, "--to", "transformers", where=folder)
+        hubtool("card", "create", name, "--name", f"axon/{name}-v1", where=folder)
+        hubtool("push", name, f"axon/{name}-v1", where=folder)
     hubtool("push", "digits/model", "demo/digits-v1", "--tag", "digits", where=folder)
     hubtool("list", "--tag", "Axon", where=folder)
 
@@ -77,8 +80,9 @@ def main() -> None:
 
     say("One revision, opened by strangers.")
     strangers = [sys.executable, str(HERE / "strangers.py"), "demo/digits-v1"]
-    resnet = f"axon/resnet34-v1={folder / 'resnet34.onnx'}"
-    subprocess.run([*strangers, "--digits", str(folder / "digits"), "--resnet", resnet], check=True)
+    for name in ("resnet34", "resnet18"):
+        strangers += ["--resnet", f"axon/{name}-v1={folder / name}.onnx"]
+    subprocess.run([*strangers, "--digits", str(folder / "digits")], check=True)
 
     say("And back to ONNX, at the lowest opset that can say the model.")
     hubtool("export", "resnet34", "resnet34-back.onnx", where=folder)

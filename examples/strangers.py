@@ -148,8 +148,10 @@ def by_transformers(name: str, folder: Path, source: Path) -> tuple[Answer, Arra
     try:
         import torch
         from transformers import AutoModelForImageClassification
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         return Answer(reader, missing="transformers is not installed"), expected
+    disable_progress_bar()
     with (folder / "transformers" / "model.safetensors").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     model = AutoModelForImageClassification.from_pretrained(folder, subfolder="transformers")
