@@ -21,7 +21,16 @@ from hubtool import files
 from hubtool.errors import InputError, UnsupportedError, WriteError
 from hubtool.graph import Graph
 
-__all__ = ["FORMATS", "Exported", "Origin", "axon_texts", "export", "format_of", "reasons_against"]
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Origin",
+    "axon_texts",
+    "elixir_files",
+    "export",
+    "format_of",
+    "reasons_against",
+]
 
 FORMATS = ("onnx", "livemd", "axon", "transformers")
 SUFFIXES = {".onnx": "onnx", ".livemd": "livemd", ".ex": "axon"}
@@ -138,11 +147,15 @@ def reasons_against(graph: Graph, form: str) -> list[str]:
 def _target(origin: Origin, form: str) -> Path:
     if form == "transformers":
         return (origin.folder or Path()) / "transformers"
-    suffix = next(key for key, value in SUFFIXES.items() if value == form)
-    stem = origin.name
-    if form == "axon":
-        stem = re.sub(r"[^A-Za-z0-9]+", "_", stem).lower()
-    return (Path() if form == "onnx" else origin.folder or Path()) / f"{stem}{suffix}"
+    if form == "onnx":
+        return Path(f"{origin.name}.onnx")
+    notebook, module = elixir_files(origin.name)
+    return (origin.folder or Path()) / (notebook if form == "livemd" else module)
+
+
+def elixir_files(name: str) -> tuple[str, str]:
+    """What notebook and module of a model are called: "resnet34-v1.livemd", "resnet34_v1.ex"."""
+    return f"{name}.livemd", f"{re.sub(r'[^A-Za-z0-9]+', '_', name).lower()}.ex"
 
 
 def _module_name(name: str) -> str:

@@ -135,10 +135,9 @@ def _with_elixir(
     folder: Path, name: str, card: str, files: Mapping[str, Content], hub: Hub
 ) -> tuple[str, dict[str, Content]]:
     """The card and the files of a model, with notebook, module and tags where Axon can say it."""
-    from hubtool.export import Origin, axon_texts, reasons_against
+    from hubtool.export import Origin, axon_texts, elixir_files, reasons_against
     from hubtool.formats import native
     from hubtool.hub.address import SERVED
-    from hubtool.hub.card import elixir_files
 
     graph = native.read(folder)
     if reasons_against(graph, "axon"):
@@ -148,7 +147,7 @@ def _with_elixir(
     texts = (text.encode() for text in axon_texts(graph, origin))
     with suppress(HubtoolError):  # a card that the lint will refuse stays as it is
         card = _tagged(card, ("Axon", "Elixir"), folder / CARD)
-    return card, {**files, **dict(zip(elixir_files(name), texts, strict=True))}
+    return card, {**files, **dict(zip(elixir_files(origin.name), texts, strict=True))}
 
 
 def pull(

@@ -7,7 +7,7 @@ the top, `card_text` knows the prose, `card_facts` a folder, `card_build` joins 
 
 from __future__ import annotations
 
-from hubtool.hub.card_build import build, elixir_files
+from hubtool.hub.card_build import build
 from hubtool.hub.card_facts import Facts, facts
 from hubtool.hub.card_header import front_matter, with_front_matter
 from hubtool.hub.card_lint import lint
@@ -17,7 +17,6 @@ __all__ = [
     "Facts",
     "Problem",
     "build",
-    "elixir_files",
     "facts",
     "front_matter",
     "lint",

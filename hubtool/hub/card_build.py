@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hubtool.errors import InputError
+from hubtool.export import elixir_files
 from hubtool.hub.card_facts import Facts, code, words
 from hubtool.hub.card_header import HeaderError, parse, with_front_matter
 from hubtool.hub.card_text import (
@@ -33,7 +34,7 @@ from hubtool.hub.card_text import (
 if TYPE_CHECKING:
     from hubtool.graph import Value
 
-__all__ = ["build", "elixir_files"]
+__all__ = ["build"]
 
 CLAIMS = ("datasets", "metrics", "model-index")
 """What a header says of training and quality; it is not said of random weights."""
@@ -203,17 +204,11 @@ def _use(facts: Facts) -> str:
     )
 
 
-def elixir_files(name: str) -> tuple[str, str]:
-    """What notebook and module of a model are called: "resnet34-v1.livemd", "resnet34_v1.ex"."""
-    stem = name.rpartition("/")[2]
-    return f"{stem}.livemd", f"{re.sub(r'[^A-Za-z0-9]+', '_', stem).lower()}.ex"
-
-
 def _elixir(facts: Facts) -> str:
     """How a model that Axon can say is opened there; in a published one the files lie beside it."""
     if facts.axon or not facts.repository:
         return ""
-    notebook, module = elixir_files(facts.repository)
+    notebook, module = elixir_files(facts.repository.rpartition("/")[2])
     return (
         f"\n\nIn Elixir: open `{notebook}` in Livebook, or put `{module}` into an application. "
         "Both build the model in plain Axon calls and check the weights."

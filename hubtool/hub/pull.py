@@ -71,7 +71,8 @@ def model(hub: Hub, name: str, *, revision: str | None = None) -> Path:
                 )
             snapshot = _fetch_all(connection, _chosen(remotes, [native.GRAPH]))
             wanted = [entry["file"] for entry in native.weights_files(snapshot)]
-            _fetch_all(connection, _chosen(remotes, wanted))
+            if wanted:  # a model without weights needs no more; no pattern would mean all files
+                _fetch_all(connection, _chosen(remotes, wanted))
             _remember(snapshot, revision, commit)
             return snapshot
     except UnreachableError as error:
@@ -95,6 +96,10 @@ def _listing(hub: Connection, name: str, revision: str | None) -> tuple[str, lis
                 hint="Nothing was fetched. Tell whoever runs the hub.",
             )
         remotes.append(Remote(name, str(about.sha), each.rfilename, each.size, hash))
+    if not remotes:
+        raise HubError(
+            f"cannot fetch {name}: it holds no files", hint="Whoever owns it has to publish some."
+        )
     return str(about.sha), remotes
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import hubtool
 from hubtool.errors import HubError
 from hubtool.hub import embedded
-from hubtool.hub.address import SERVED, Hub
+from hubtool.hub.address import HUGGING_FACE, SERVED, Hub
 
 __all__ = ["Connection", "UnreachableError", "answered", "connect"]
 
@@ -221,6 +221,6 @@ def _meaning(status: int, said: str, hub: Hub) -> tuple[str, str]:
 
 
 def _login(hub: Hub) -> str:
-    if hub.url == "https://huggingface.co":
+    if hub.url == HUGGING_FACE:
         return "Log in with `hf auth login`, or set HF_TOKEN to a token that may do it."
     return "Set HUBTOOL_HUB to its address and HUBTOOL_TOKEN to a token that may do it."

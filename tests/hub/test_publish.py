@@ -229,6 +229,21 @@ def test_loading_fetches_no_more_than_it_needs(home: Path, folder: Path) -> None
     assert sorted(path.name for path in kept.iterdir()) == ["graph.json", "model.safetensors"]
 
 
+def test_a_model_without_weights_is_loaded_without_fetching_the_rest(
+    home: Path, tmp_path: Path
+) -> None:
+    from hubtool import Graph, Layer, Value
+
+    value = Value("tensor", "float32", ("N", 4))
+    graph = Graph([Layer("r", "Relu", {"X": "x"}, ["y"])], {"x": value}, {"y": value}, {})
+    hubtool.save(graph, tmp_path / "relu")
+    hubtool.push(tmp_path / "relu", "axon/relu")
+    assert hubtool.load("axon/relu")(np.float32([[-1, 0, 1, 2]])).tolist() == [[0, 0, 1, 2]]
+    (kept,) = home.glob("pulled/embedded/models--*/snapshots/*")
+    assert {path.suffix for path in kept.iterdir()} <= {".json", ".safetensors"}
+    assert not (kept / "README.md").exists()
+
+
 def test_an_existing_folder_is_kept_unless_it_is_a_model_and_told_so(
     home: Path, folder: Path, tmp_path: Path
 ) -> None:
