@@ -14,8 +14,8 @@ import numpy as np
 __all__ = [
     "BITS",
     "DTYPES",
-    "NARROW_FLOATS",
     "NUMBERS",
+    "WIDER",
     "is_float",
     "numpy_dtype",
     "shortest",
@@ -56,12 +56,16 @@ them: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto"""
 
 NUMBERS = {name: number for number, name in DTYPES.items()}
 
-NARROW_FLOATS = frozenset(
-    name
-    for name in DTYPES.values()
-    if name.startswith(("float16", "bfloat", "float8_", "float6_", "float4_"))
-)
-"""The floats under 32 bits: widened to float32 to be computed with."""
+WIDER = {
+    **{
+        name: "float32"
+        for name in DTYPES.values()
+        if name.startswith(("float16", "bfloat", "float8_", "float6_", "float4_"))
+    },
+    **dict.fromkeys(("int2", "int4"), "int8"),
+    **dict.fromkeys(("uint2", "uint4"), "uint8"),
+}
+"""The element types too narrow to compute with, and the one that each is widened to for it."""
 
 _WIDE = {"bool": 8, "complex64": 64, "complex128": 128, "bfloat16": 16}
 

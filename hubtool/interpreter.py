@@ -5,10 +5,11 @@ operators that it does in its own way. Three rules live here and nowhere else:
 
 * **Where.** Shape arithmetic stays on the host. `Shape` gives a numpy array on every backend; a
   layer that reads host values only runs in numpy; the inputs that an operator calls `host` are
-  handed over as numpy. So no device is asked for the numbers of a shape, and the same graph can be
-  traced, or run on shapes without data.
-* **Dtype.** Floats under 32 bits are widened, computed in float32 and rounded once; each output
-  is cast to the dtype that the operator's schema gives.
+  handed over as numpy, and all of them to an operator that is `on_host`, whose results go to the
+  device. So no device is asked for the numbers of a shape, and the same graph can be traced, or
+  run on shapes without data.
+* **Dtype.** Floats under 32 bits and integers under 8 are widened, computed with and rounded once;
+  each output is cast to the dtype that the operator's schema gives.
 * **Life.** A value is dropped after its last reader.
 
 An error is wrapped here, once: "while running Conv 'stage1_conv0' (X float32[1,64,56,56], …): …".
@@ -17,12 +18,12 @@ An error is wrapped here, once: "while running Conv 'stage1_conv0' (X float32[1,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from hubtool.dtypes import DTYPES, NARROW_FLOATS, numpy_dtype
+from hubtool.dtypes import DTYPES, WIDER, numpy_dtype
 from hubtool.errors import HubtoolError, RunError, UnsupportedError
 from hubtool.graph import Graph, Layer, TensorRef, captures, names_read
 from hubtool.ops import Op, check, lookup
@@ -60,10 +61,14 @@ class Context:
     """What an operator's function is given beside its inputs.
 
     xp: the array namespace to compute in. wanted: for each output, whether anyone reads it.
+    given: formal input -> its dtype before it was widened; "" for what is no array or absent.
+    generator: draws the run's random numbers.
     """
 
     space: Space
     wanted: tuple[bool, ...]
+    given: Mapping[str, str] = field(default_factory=dict)
+    generator: np.random.Generator = field(default_factory=np.random.default_rng)
 
     @property
     def xp(self) -> Any:
@@ -80,6 +85,24 @@ class Context:
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         """A numpy array as an array of this namespace."""
         return self.space.put(array)
+
+    def here(self, value: Array) -> Array:
+        """The value as an array of this namespace: what a subgraph gives may be on the host."""
+        return self.space.put(value) if isinstance(value, np.ndarray) else value
+
+    def host(self, value: Array) -> np.ndarray[Any, Any]:
+        """The value as a numpy array; ValueError where it is a shape without data."""
+        return value if isinstance(value, np.ndarray) else self.space.get(value)
+
+    def empty(self, shape: Sequence[int], dtype: str) -> Array:
+        """An array of which only shape and dtype count."""
+        return self.put(np.broadcast_to(np.zeros((), numpy_dtype(dtype)), tuple(shape)))
+
+    def random(self, seed: float | None) -> np.random.Generator:
+        """The generator of an operator's random numbers: the run's own where it has no seed."""
+        if seed is None:
+            return self.generator
+        return np.random.default_rng(np.float32(seed).view(np.uint32))
 
 
 class Numpy:
@@ -228,28 +251,32 @@ class Program:
         feeds: Mapping[str, Any],
         outer: Mapping[str, Any] | None = None,
         watch: Callable[[Layer, Sequence[Any]], None] | None = None,
+        generator: np.random.Generator | None = None,
     ) -> dict[str, Any]:
         """The outputs by name, in graph order. Feeds are this space's arrays; `outer` holds what
-        a subgraph captures; `watch` is shown every layer with the values that it made."""
+        a subgraph captures; `watch` is shown every layer with the values that it made;
+        `generator` draws the random numbers, others at every run where it is not given."""
+        generator = np.random.default_rng() if generator is None else generator
         env: dict[str, Any] = {name: outer[name] for name in self.captured} if outer else {}
         env.update(self.weights)
         env.update(feeds)
         with np.errstate(all="ignore"):
             for step in self.steps:
-                results = self._run_step(step, env)
+                results = self._run_step(step, env, generator)
                 if watch is not None:
                     watch(step.layer, results)
-        return {name: self._plain(env[name]) for name in self.graph.outputs}
+        return {name: _plain(env[name]) for name in self.graph.outputs}
 
-    def _plain(self, value: Any) -> Any:
-        return value.host if isinstance(value, Both) else value
-
-    def _run_step(self, step: Step, env: dict[str, Any]) -> Sequence[Any]:
+    def _run_step(
+        self, step: Step, env: dict[str, Any], generator: np.random.Generator
+    ) -> Sequence[Any]:
         given = [None if name is None else env[name] for name in step.args]
         values: list[Any] = []
         try:
             space, values = self._place(step, given)
-            results = self._call(step, space, values, env)
+            results = self._call(step, space, values, env, generator)
+            if step.op.on_host and any(_place_of(value) == "device" for value in given):
+                results = tuple(self._to_device(value) for value in results)
         except HubtoolError:
             raise
         except Exception as error:
@@ -264,40 +291,48 @@ class Program:
         """Where a layer runs, and its inputs there."""
         if self.space.name == "numpy":
             return self.space, given
-        at_hand = [isinstance(value, np.ndarray | Both) or value is None for value in given]
-        computed = any(isinstance(value, np.ndarray) for value in given)
-        if computed and all(at_hand) and not step.layer.subgraphs():
-            return HOST, [self._plain(value) for value in given]
+        places = {_place_of(value) for value in given}
+        if "host" in places and "device" not in places and not step.layer.subgraphs():
+            return HOST, [_plain(value) for value in given]
+        if step.op.on_host and step.op.name not in self.space.overrides:
+            return HOST, [self._to_host(value) for value in given]
         return self.space, [
             self._to_host(value) if formal in step.op.host else self._to_device(value)
             for formal, value in zip(step.formals, given, strict=True)
         ]
 
     def _to_host(self, value: Any) -> Any:
-        value = self._plain(value)
-        return value if value is None or isinstance(value, np.ndarray) else self.space.get(value)
+        value = _plain(value)
+        if isinstance(value, list):
+            return [self._to_host(item) for item in value]
+        at_hand = value is None or isinstance(value, np.ndarray | dict)
+        return value if at_hand else self.space.get(value)
 
     def _to_device(self, value: Any) -> Any:
+        if isinstance(value, list):
+            return [self._to_device(item) for item in value]
         if isinstance(value, Both):
             return value.device
         is_host = isinstance(value, np.ndarray) and value.dtype.kind != "O"
         return self.space.put(value) if is_host else value
 
     def _call(
-        self, step: Step, space: Space, values: list[Any], env: dict[str, Any]
+        self,
+        step: Step,
+        space: Space,
+        values: list[Any],
+        env: dict[str, Any],
+        generator: np.random.Generator,
     ) -> tuple[Any, ...]:
         dtypes = dict(zip(step.formals, (_dtype(value, space) for value in values), strict=True))
         function = space.overrides.get(step.op.name)
-        if not step.op.moves and not NARROW_FLOATS.isdisjoint(dtypes.values()):
-            values = [
-                _widened(value, space) if _dtype(value, space) in NARROW_FLOATS else value
-                for value in values
-            ]
+        if not step.op.moves and not WIDER.keys().isdisjoint(dtypes.values()):
+            values = [_widened(value, space) for value in values]
         attrs = {
-            key: _callable(attr, env) if isinstance(attr, Program) else attr
+            key: _callable(attr, env, generator) if isinstance(attr, Program) else attr
             for key, attr in step.attrs.items()
         }
-        context = Context(space, step.wanted)
+        context = Context(space, step.wanted, dtypes, generator)
         results = (function or step.op.function)(context, *values, **attrs)
         if not isinstance(results, tuple):
             results = (results,)
@@ -308,12 +343,30 @@ class Program:
         )
 
 
-def _callable(body: Program, env: Mapping[str, Any]) -> Callable[..., tuple[Any, ...]]:
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value.host if isinstance(value, Both) else value
+
+
+def _place_of(value: Any) -> str:
+    """Where a value is: "host", "device", or "" where it is on both or nothing at all."""
+    if isinstance(value, list):
+        places = {_place_of(item) for item in value}
+        return "device" if "device" in places else "host" if "host" in places else ""
+    if value is None or isinstance(value, Both):
+        return ""
+    return "host" if isinstance(value, np.ndarray | dict) else "device"
+
+
+def _callable(
+    body: Program, env: Mapping[str, Any], generator: np.random.Generator
+) -> Callable[..., tuple[Any, ...]]:
     """A subgraph as the function of its inputs; what it captures is taken from `env`."""
 
     def call(*inputs: Any) -> tuple[Any, ...]:
         feeds = dict(zip(body.graph.inputs, inputs, strict=True))
-        return tuple(body.run(feeds, env).values())
+        return tuple(body.run(feeds, env, generator=generator).values())
 
     return call
 
@@ -325,7 +378,10 @@ def _dtype(value: Any, space: Space) -> str:
 
 
 def _widened(value: Any, space: Space) -> Any:
-    return (HOST if isinstance(value, np.ndarray) else space).cast(value, "float32")
+    wider = WIDER.get(_dtype(value, space))
+    if wider is None:
+        return value
+    return (HOST if isinstance(value, np.ndarray) else space).cast(value, wider)
 
 
 def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, space: Space) -> Any:

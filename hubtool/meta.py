@@ -23,6 +23,7 @@ from hubtool.dtypes import numpy_dtype
 from hubtool.errors import InputError
 from hubtool.graph import Graph, Layer, Value
 from hubtool.interpreter import Program
+from hubtool.ops import load_ops
 
 __all__ = ["MetaArray", "MetaSpace", "infer_shapes"]
 
@@ -257,20 +258,16 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(MetaArray, f"__{_name}__", _elementwise("bool"))
 
 
-def _shape_of_data(ctx: Any, data: MetaArray, *_: Any, **__: Any) -> MetaArray:
-    """Of the operators that loop over what the data say, and change no shape."""
-    return MetaArray(data.dtype, data.shape)
-
-
 class MetaSpace:
     """Shapes without data, as the interpreter sees an array library."""
 
     name = "meta"
     xp: Any = Namespace()
-    overrides: Mapping[str, Callable[..., Any]] = {
-        "ScatterElements": _shape_of_data,
-        "ScatterND": _shape_of_data,
-    }
+
+    def __init__(self) -> None:
+        # What the operators themselves say of shapes, where they must see elements.
+        known = {name: op.shape for name, op in load_ops().items() if op.shape is not None}
+        self.overrides: Mapping[str, Callable[..., Any]] = known
 
     def put(self, array: np.ndarray[Any, Any]) -> MetaArray:
         name = "string" if array.dtype.kind == "O" else array.dtype.name

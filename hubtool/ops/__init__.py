@@ -76,8 +76,12 @@ class Op:
         last one holds for all outputs that follow.
     host: the inputs that the function wants as numbers at hand (a shape, axes, pads): they stay
         in numpy, whatever the backend, so that reading them never waits for a device.
-    moves: only moves elements and computes nothing, so that 16-bit floats and smaller need not be
-        widened to float32 and rounded back.
+    moves: only moves elements and computes nothing, so that narrow types need not be widened and
+        rounded back.
+    on_host: runs in numpy on every backend: what works on text and maps, and what walks from
+        element to element.
+    shape: what the results look like where the inputs are shapes without data, as arrays made by
+        `ctx.empty`; only for functions that must see elements although no shape depends on them.
     """
 
     name: str
@@ -87,6 +91,8 @@ class Op:
     returns: tuple[str, ...]
     host: frozenset[str]
     moves: bool
+    on_host: bool
+    shape: Callable[..., Any] | None
 
 
 OPS: dict[str, Op] = {}
@@ -99,6 +105,8 @@ def op(
     returns: str | tuple[str, ...] = (),
     host: tuple[str, ...] = (),
     moves: bool = False,
+    on_host: bool = False,
+    shape: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the function as the meaning of operator `name`; see `Op` for the options.
 
@@ -116,8 +124,9 @@ def op(
         rules = (returns,) if isinstance(returns, str) else returns
         if name in OPS:
             raise ValueError(f"operator {name} is defined twice")
+        returned = rules or (inputs[0].name,)
         OPS[name] = Op(
-            name, function, inputs, attrs, rules or (inputs[0].name,), frozenset(host), moves
+            name, function, inputs, attrs, returned, frozenset(host), moves, on_host, shape
         )
         return function
 

@@ -71,7 +71,11 @@ def gather_nd(ctx: Any, data: Array, indices: Array, *, batch_dims: int = 0) -> 
     return ctx.xp.reshape(taken, (*indices.shape[:-1], *rest))
 
 
-@op("ScatterElements")
+def _shape_of_data(ctx: Any, data: Array, *_: Any, **__: Any) -> Array:
+    return ctx.empty(data.shape, ctx.dtype(data))
+
+
+@op("ScatterElements", shape=_shape_of_data)
 def scatter_elements(
     ctx: Any,
     data: Array,
@@ -85,7 +89,7 @@ def scatter_elements(
     return _scatter(ctx, data, math.prod(data.shape), places, updates, reduction)
 
 
-@op("ScatterND")
+@op("ScatterND", shape=_shape_of_data)
 def scatter_nd(
     ctx: Any, data: Array, indices: Array, updates: Array, *, reduction: str = "none"
 ) -> Array:
