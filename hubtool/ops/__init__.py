@@ -40,7 +40,7 @@ __all__ = [
     "op",
 ]
 
-OPSETS = {"": 28, "ai.onnx.ml": 5, "com.microsoft": 1}
+OPSETS = {"": 28, "ai.onnx.ml": 5, "ai.onnx.preview": 1, "com.microsoft": 1}
 
 FAMILIES = (
     "elementwise",
@@ -51,7 +51,23 @@ FAMILIES = (
     "linear",
     "window",
     "norm",
+    "selection",
+    "regions",
+    "resize",
+    "recurrent",
+    "attention",
+    "quantize",
+    "signal",
+    "random",
+    "loss",
+    "control",
+    "sequence",
+    "text",
+    "ml",
     "fused",
+    "microsoft",
+    "microsoft_attention",
+    "microsoft_quantize",
 )
 
 REQUIRED: Any = inspect.Parameter.empty

@@ -1,0 +1,206 @@
+"""ONNX's own backend test suite: its cases, how one is run, and how its outputs are judged.
+
+2,018 cases are deterministic inference: those of onnx's node tests, of PyTorch's exports, and the
+light models. What is left out is named in `LEFT_OUT`. The rules are the suite's own: dtype and
+shape are equal, text is equal, numbers are within rtol 1e-3 and atol 1e-7 unless the case says
+otherwise, bfloat16 within two of its last places.
+
+    python -m tests.conformance.suite PATTERN [BACKEND]     runs the cases whose names match
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.test.loader import load_model_tests
+
+from hubtool.backends import get
+from hubtool.formats.onnx.read import read
+from hubtool.graph import Graph
+
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
+LEFT_OUT = re.compile(r"test_bernoulli\w*|test_(adagrad|adam|momentum|nesterov|gradient)\w*")
+"""Random draws, and training: operators of ai.onnx.preview.training."""
+
+Run = Callable[[Graph, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and for each data set what is fed and what must come out, in the model's order."""
+
+    name: str
+    model: onnx.ModelProto
+    data_sets: list[tuple[list[Any], list[Any]]]
+    rtol: float
+    atol: float
+
+    @property
+    def operators(self) -> set[str]:
+        """The operators of the model, as hubtool names them."""
+        return set(_operators(self.model.graph))
+
+    def graph(self) -> Graph:
+        """The case as a hubtool graph."""
+        return read_model(self.model)
+
+    def check(self, run: Run, graph: Graph | None = None) -> None:
+        """Run the case; AssertionError where an output is not what the suite wants."""
+        graph = self.graph() if graph is None else graph
+        for given, expected in self.data_sets:
+            names = [v.name for v in self.model.graph.input if v.name in graph.free_inputs]
+            made = run(graph, dict(zip(names, given, strict=False)))
+            assert len(expected) <= len(made)
+            for name, wanted in zip(graph.outputs, expected, strict=False):
+                agree(made[name], wanted, self.rtol, self.atol)
+
+
+def agree(made: Any, wanted: Any, rtol: float, atol: float) -> None:
+    """AssertionError unless a value is what the suite wants."""
+    if isinstance(wanted, list):
+        assert isinstance(made, list), f"{type(made).__name__} where a sequence is wanted"
+        assert len(made) == len(wanted)
+        for each, other in zip(made, wanted, strict=True):
+            agree(each, other, rtol, atol)
+        return
+    if wanted is None:
+        assert made is None
+        return
+    assert isinstance(made, np.ndarray), f"{type(made).__name__} where an array is wanted"
+    assert made.shape == wanted.shape, f"shape {made.shape} where {wanted.shape} is wanted"
+    assert made.dtype == wanted.dtype, f"dtype {made.dtype} where {wanted.dtype} is wanted"
+    if wanted.dtype == object:
+        assert made.tolist() == wanted.tolist()
+        return
+    if wanted.dtype.name == "bfloat16":
+        rtol = max(rtol, 2**-6)
+    if wanted.dtype.kind == "V" or wanted.dtype.name not in np.sctypeDict:
+        # The small types know no tolerance of their own.
+        made, wanted = made.astype(np.float32), wanted.astype(np.float32)
+    np.testing.assert_allclose(made, wanted, rtol=rtol, atol=atol)
+
+
+def read_model(model: onnx.ModelProto) -> Graph:
+    """The graph of a model, by way of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        return read(path, isolated=False)
+
+
+def on(backend: str) -> Run:
+    """How a backend runs a graph."""
+    module = get(backend)
+    return lambda graph, feeds: module.prepare(graph).run(feeds)
+
+
+@cache
+def cases() -> dict[str, Case]:
+    """The 2,018 cases by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # making the cases overflows on purpose
+        tests = [test for kind in KINDS for test in load_model_tests(kind=kind)]
+    return {test.name: _case(test) for test in tests if not LEFT_OUT.fullmatch(test.name)}
+
+
+def _case(test: Any) -> Case:
+    if test.model_dir is not None:
+        model = onnx.load(Path(test.model_dir) / "model.onnx")
+        sets = [_stored(folder, model) for folder in sorted(Path(test.model_dir).glob("test_d*"))]
+    elif test.model is None:
+        path = next(Path(str(f.locate())) for f in files("onnx") or () if str(f) == test.url)
+        model = onnx.load(path)
+        sets = [_light(path, model)]
+    else:
+        model = test.model
+        sets = [([*map(_value, i)], [*map(_value, o)]) for i, o in test.data_sets]
+    return Case(test.name, model, sets, test.rtol, test.atol)
+
+
+def _stored(folder: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
+    def values(kind: str, infos: Any) -> list[Any]:
+        count = len([*folder.glob(f"{kind}_*.pb")])
+        paths = [folder / f"{kind}_{index}.pb" for index in range(count)]
+        return [
+            _parsed(path.read_bytes(), info) for path, info in zip(paths, infos, strict=False)
+        ]
+
+    return values("input", model.graph.input), values("output", model.graph.output)
+
+
+def _parsed(data: bytes, info: onnx.ValueInfoProto) -> Any:
+    match info.type.WhichOneof("value"):
+        case "sequence_type":
+            return _value(onnx.numpy_helper.to_list(onnx.SequenceProto.FromString(data)))
+        case "optional_type":
+            return _value(onnx.numpy_helper.to_optional(onnx.OptionalProto.FromString(data)))
+    return _value(onnx.TensorProto.FromString(data))
+
+
+def _light(path: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
+    """The light models are fed an even ramp; what comes out lies beside them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    feeds = []
+    for info in model.graph.input:
+        if info.name not in weights:
+            shape = [dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim]
+            count = int(np.prod(shape))
+            feeds.append((np.arange(count).reshape(shape) / count).astype(np.float32))
+    outputs = [
+        _parsed(path.with_name(f"{path.stem}_output_{index}.pb").read_bytes(), info)
+        for index, info in enumerate(model.graph.output)
+    ]
+    return feeds, outputs
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, onnx.TensorProto):
+        value = onnx.numpy_helper.to_array(value)
+    if isinstance(value, list | tuple):
+        return [*map(_value, value)]
+    if value is None:
+        return None
+    array = np.asarray(value)
+    return array.astype(object) if array.dtype.kind in "USOT" else array
+
+
+def _operators(graph: onnx.GraphProto) -> Iterator[str]:
+    for node in graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        yield f"{domain}.{node.op_type}" if domain else node.op_type
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _operators(attribute.g)
+
+
+def main(pattern: str, backend: str = "numpy") -> int:
+    """Run the cases whose names match; print what failed and why, and how many passed."""
+    chosen = [case for name, case in cases().items() if re.search(pattern, name)]
+    failed = 0
+    for case in chosen:
+        try:
+            case.check(on(backend))
+        except Exception as error:
+            failed += 1
+            print(f"FAILED {case.name} {sorted(case.operators)}\n    {str(error)[:600].strip()}")
+            if len(chosen) == 1:
+                traceback.print_exc()
+    print(f"{len(chosen) - failed} of {len(chosen)} passed on {backend}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    sys.exit(main(*sys.argv[1:]))
