@@ -25,7 +25,7 @@ import numpy as np
 
 from hubtool.dtypes import DTYPES, WIDER, numpy_dtype
 from hubtool.errors import HubtoolError, RunError, UnsupportedError
-from hubtool.graph import Graph, Layer, TensorRef, captures, names_read
+from hubtool.graph import Graph, Layer, TensorRef, Value, captures, names_read
 from hubtool.ops import Op, check, lookup
 
 __all__ = ["HOST", "SMALL", "Both", "Context", "HostSpace", "Program", "Space"]
@@ -37,11 +37,15 @@ SMALL = 64
 
 
 class Space(Protocol):
-    """An array library, as the interpreter needs it."""
+    """An array library, as the interpreter needs it.
+
+    holds_data: whether its arrays have elements; those of shapes alone have none.
+    """
 
     name: str
     xp: Any
     overrides: Mapping[str, Callable[..., Any]]
+    holds_data: bool
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         """The array on this space's device; shared with numpy where that is possible."""
@@ -132,6 +136,7 @@ class HostSpace:
     name = "numpy"
     xp: Any = Numpy()
     overrides: Mapping[str, Callable[..., Any]] = {}
+    holds_data = True
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         return array
@@ -292,12 +297,20 @@ class Program:
         if self.space.name == "numpy":
             return self.space, given
         places = {_place_of(value) for value in given}
-        if "host" in places and "device" not in places and not step.layer.subgraphs():
+        control = step.op.moves and bool(step.layer.subgraphs())
+        if "host" in places and "device" not in places and not control:
             return HOST, [_plain(value) for value in given]
         if step.op.on_host and step.op.name not in self.space.overrides:
             return HOST, [self._to_host(value) for value in given]
+        # The shape of an operator may not depend on what it wants at hand, where there are no data.
+        at_hand = step.op.host if self.space.holds_data or step.op.shape is None else frozenset()
+        device = _plain if control else self._to_device
         return self.space, [
-            self._to_host(value) if formal in step.op.host else self._to_device(value)
+            self._to_host(value)
+            if formal in at_hand
+            else _plain(value)
+            if formal in step.op.host and _place_of(value) != "device"
+            else device(value)
             for formal, value in zip(step.formals, given, strict=True)
         ]
 
@@ -329,7 +342,7 @@ class Program:
         if not step.op.moves and not WIDER.keys().isdisjoint(dtypes.values()):
             values = [_widened(value, space) for value in values]
         attrs = {
-            key: _callable(attr, env, generator) if isinstance(attr, Program) else attr
+            key: Body(attr, env, generator) if isinstance(attr, Program) else attr
             for key, attr in step.attrs.items()
         }
         context = Context(space, step.wanted, dtypes, generator)
@@ -359,16 +372,25 @@ def _place_of(value: Any) -> str:
     return "host" if isinstance(value, np.ndarray | dict) else "device"
 
 
-def _callable(
-    body: Program, env: Mapping[str, Any], generator: np.random.Generator
-) -> Callable[..., tuple[Any, ...]]:
+@dataclass(frozen=True)
+class Body:
     """A subgraph as the function of its inputs; what it captures is taken from `env`."""
 
-    def call(*inputs: Any) -> tuple[Any, ...]:
-        feeds = dict(zip(body.graph.inputs, inputs, strict=True))
-        return tuple(body.run(feeds, env, generator=generator).values())
+    program: Program
+    env: Mapping[str, Any]
+    generator: np.random.Generator
 
-    return call
+    @property
+    def outputs(self) -> dict[str, Value]:
+        """What is known of its results, by name."""
+        return self.program.graph.outputs
+
+    def __call__(self, *inputs: Any) -> tuple[Any, ...]:
+        names = self.program.graph.inputs
+        if len(names) != len(inputs):
+            raise ValueError(f"its subgraph has {len(names)} inputs, and is given {len(inputs)}")
+        feeds = dict(zip(names, inputs, strict=True))
+        return tuple(self.program.run(feeds, self.env, generator=self.generator).values())
 
 
 def _dtype(value: Any, space: Space) -> str:

@@ -263,6 +263,7 @@ class MetaSpace:
 
     name = "meta"
     xp: Any = Namespace()
+    holds_data = False
 
     def __init__(self) -> None:
         # What the operators themselves say of shapes, where they must see elements.

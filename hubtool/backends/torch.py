@@ -82,6 +82,7 @@ class TorchSpace:
 
     name = name
     overrides = OVERRIDES
+    holds_data = True
 
     def __init__(self, device: str) -> None:
         import torch

@@ -52,9 +52,9 @@ def axes_of(axes: Array | None, rank: int) -> tuple[int, ...]:
     """The axes of an optional input, counted from the front; all of them where it is absent."""
     if axes is None:
         return tuple(range(rank))
-    chosen = tuple(axis_of(int(axis), rank) for axis in axes)
+    chosen = tuple(axis_of(int(axis), rank) for axis in np.reshape(axes, (-1,)))
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"axes {list(map(int, axes))} name one axis twice")
+        raise ValueError(f"axes {list(chosen)} name one axis twice")
     return chosen
 
 
@@ -137,7 +137,7 @@ def squeeze(ctx: Any, data: Array, axes: Array = None) -> Array:
 
 @op("Unsqueeze", host=("axes",), moves=True)
 def unsqueeze(ctx: Any, data: Array, axes: Array) -> Array:
-    rank = data.ndim + len(axes)
+    rank = data.ndim + axes.size
     added = axes_of(axes, rank)
     dims = iter(data.shape)
     return ctx.xp.reshape(data, tuple(1 if i in added else next(dims) for i in range(rank)))
