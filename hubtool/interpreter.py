@@ -40,12 +40,17 @@ class Space(Protocol):
     """An array library, as the interpreter needs it.
 
     holds_data: whether its arrays have elements; those of shapes alone have none.
+    wider: the dtypes that it does not compute with, and the one to compute with instead.
+    carriers: the dtypes that it has no arrays of, and the one that holds their elements, even where
+        they are only moved.
     """
 
     name: str
     xp: Any
     overrides: Mapping[str, Callable[..., Any]]
     holds_data: bool
+    wider: Mapping[str, str]
+    carriers: Mapping[str, str]
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         """The array on this space's device; shared with numpy where that is possible."""
@@ -137,6 +142,8 @@ class HostSpace:
     xp: Any = Numpy()
     overrides: Mapping[str, Callable[..., Any]] = {}
     holds_data = True
+    wider: Mapping[str, str] = WIDER
+    carriers: Mapping[str, str] = {}
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         return array
@@ -339,8 +346,9 @@ class Program:
     ) -> tuple[Any, ...]:
         dtypes = dict(zip(step.formals, (_dtype(value, space) for value in values), strict=True))
         function = space.overrides.get(step.op.name)
-        if not step.op.moves and not WIDER.keys().isdisjoint(dtypes.values()):
-            values = [_widened(value, space) for value in values]
+        wider = space.carriers if step.op.moves else space.wider
+        if not wider.keys().isdisjoint(dtypes.values()):
+            values = [_widened(value, space, wider) for value in values]
         attrs = {
             key: Body(attr, env, generator) if isinstance(attr, Program) else attr
             for key, attr in step.attrs.items()
@@ -399,11 +407,11 @@ def _dtype(value: Any, space: Space) -> str:
     return (HOST if isinstance(value, np.ndarray) else space).dtype_of(value)
 
 
-def _widened(value: Any, space: Space) -> Any:
-    wider = WIDER.get(_dtype(value, space))
-    if wider is None:
+def _widened(value: Any, space: Space, wider: Mapping[str, str]) -> Any:
+    dtype = wider.get(_dtype(value, space))
+    if dtype is None:
         return value
-    return (HOST if isinstance(value, np.ndarray) else space).cast(value, wider)
+    return (HOST if isinstance(value, np.ndarray) else space).cast(value, dtype)
 
 
 def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, space: Space) -> Any:
@@ -418,7 +426,9 @@ def _as_declared(value: Any, rule: str, dtypes: dict[str, str], step: Step, spac
     elif rule in step.op.attrs:
         dtype = DTYPES[step.attrs[rule]]
     owner = HOST if isinstance(value, np.ndarray) else space
-    return value if owner.dtype_of(value) == dtype else owner.cast(value, dtype)
+    if not dtype or owner.dtype_of(value) == dtype:  # none: of an input that is absent
+        return value
+    return owner.cast(value, dtype)
 
 
 def _describe(step: Step, values: list[Any], space: Space, error: Exception) -> str:

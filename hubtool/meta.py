@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import numpy_dtype
+from hubtool.dtypes import WIDER, numpy_dtype
 from hubtool.errors import InputError
 from hubtool.graph import Graph, Layer, Value
 from hubtool.interpreter import Program
@@ -264,6 +264,8 @@ class MetaSpace:
     name = "meta"
     xp: Any = Namespace()
     holds_data = False
+    wider: Mapping[str, str] = WIDER
+    carriers: Mapping[str, str] = {}
 
     def __init__(self) -> None:
         # What the operators themselves say of shapes, where they must see elements.

@@ -8,9 +8,10 @@ result (a convolution's) is changed in place, and an output that is a view of a 
 is copied before it is handed out.
 
 float32 means float32: TF32, which cuDNN uses unless told otherwise, is off during a run. torch
-has no types under 8 bits, no text, and no arithmetic for uint16, uint32 and uint64: `prepare`
-names every place where a graph needs one. `threads` is torch's own setting and holds for the
-whole process; it is put back after each run, as is TF32.
+has no arithmetic for uint16 and uint32, which are computed with in int64; nor any types under 8
+bits, which are carried in wider ones (`torch_dtypes`). There is no wider one for uint64: `prepare`
+names every place where a graph computes with it. `threads` is torch's own setting and holds for
+the whole process; it is put back after each run, as is TF32.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from hubtool.backends import build, unknown_device
+from hubtool.backends.torch_dtypes import CARRIERS, Carried, carried
 from hubtool.backends.torch_functions import OVERRIDES
-from hubtool.dtypes import BITS, numpy_dtype
+from hubtool.dtypes import BITS, WIDER, numpy_dtype
 from hubtool.errors import InputError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value, names_read
 from hubtool.interpreter import SMALL, Both, Program
@@ -40,8 +42,8 @@ Array = Any
 HELD = frozenset(dtype for dtype, bits in BITS.items() if bits >= 8)
 """The dtypes that torch has arrays of."""
 
-UNSIGNED = frozenset({"uint16", "uint32", "uint64"})
-"""The dtypes that torch holds, moves and casts, but does not compute with."""
+UNSIGNED = frozenset({"uint64"})
+"""The dtypes that torch holds, moves and casts, but does not compute with in any other either."""
 
 VIEWED = {dtype: BITS[dtype] for dtype in HELD if dtype.startswith(("bfloat16", "float8"))}
 """The dtypes that numpy and torch each have in their own way, and the bits of the integers as
@@ -83,6 +85,8 @@ class TorchSpace:
     name = name
     overrides = OVERRIDES
     holds_data = True
+    wider: Mapping[str, str] = {**WIDER, "uint16": "int64", "uint32": "int64"}
+    carriers: Mapping[str, str] = CARRIERS
 
     def __init__(self, device: str) -> None:
         import torch
@@ -97,6 +101,8 @@ class TorchSpace:
         array = np.asarray(array)
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         dtype = array.dtype.name
+        if dtype in CARRIERS:
+            return Carried(dtype, self.put(array.astype(CARRIERS[dtype])))
         if dtype in VIEWED:
             array = array.view(f"int{VIEWED[dtype]}")
         if min(array.strides, default=0) < 0:
@@ -110,6 +116,8 @@ class TorchSpace:
             return tensor.to(self.device)
 
     def get(self, value: Array) -> np.ndarray[Any, Any]:
+        if isinstance(value, Carried):
+            return self.get(value.tensor).astype(numpy_dtype(value.dtype))
         tensor = value.detach().cpu().resolve_conj().resolve_neg()
         dtype = self.dtype_of(value)
         if dtype not in VIEWED:
@@ -123,12 +131,19 @@ class TorchSpace:
         return str(value.dtype).removeprefix("torch.")
 
     def cast(self, value: Array, dtype: str) -> Array:
+        if isinstance(value, Carried):
+            value = value.tensor
+        if dtype in CARRIERS:
+            return carried(self.torch, value, dtype)
         if dtype not in HELD:
             raise UnsupportedError(f"torch has no {dtype}")
         if dtype == "float8_e4m3fn":
             # It has no infinity: what rounds to more than 448 is NaN; torch would make it 448.
             wide = value if value.dtype == self.torch.float64 else value.float()
             value = self.torch.where(wide.abs() > 464, self.torch.nan, wide)
+        if dtype == "float8_e8m0fnu":
+            # It has powers of two only; torch would make one of 0 and of what is below it.
+            value = self.torch.where(value > 0, value, self.torch.nan)
         return value.to(getattr(self.torch, dtype))
 
 
@@ -177,7 +192,7 @@ class Runner:
     def _fed(self, feed: Any) -> Any:
         if isinstance(feed, list):
             return [self._fed(item) for item in feed]
-        if not isinstance(feed, np.ndarray):
+        if not isinstance(feed, np.ndarray) or feed.dtype.kind == "O":
             return feed
         if feed.dtype.kind in "iub" and feed.size <= SMALL:  # it may be a shape
             return Both(feed, self.space.put(feed))
@@ -188,6 +203,8 @@ class Runner:
             return [self._returned(item) for item in value]
         if isinstance(value, np.ndarray):
             return value.copy()
+        if isinstance(value, Carried):
+            return self.space.get(value)
         if not isinstance(value, self.space.torch.Tensor):
             return value
         # What the run made itself is an "inference tensor"; a view of what was put is not.
@@ -242,7 +259,7 @@ def missing(graph: Graph, known: Mapping[str, str] | None = None) -> list[str]:
     given: dict[str, Value | Tensor] = {**graph.tensors, **graph.inputs}
     for key, value in given.items():
         dtypes[key] = value.dtype
-        if value.dtype not in HELD and value.dtype and key in read:
+        if value.dtype not in {*HELD, *CARRIERS, "string", ""} and key in read:
             kind = "input" if key in graph.inputs else "weight"
             problems.append(f"{kind} '{key}' is {value.dtype}")
     for layer in graph.layers:
@@ -252,7 +269,7 @@ def missing(graph: Graph, known: Mapping[str, str] | None = None) -> list[str]:
         made = dtypes_made(layer, dtypes, lambda name: getattr(graph.known(name), "dtype", ""))
         dtypes.update(made)
         label = f"layer '{layer.name}' ({layer.op})"
-        lacking = sorted({*made.values()} - HELD - {""})
+        lacking = sorted({*made.values()} - HELD - CARRIERS.keys() - {"string", ""})
         problems += [f"{label} makes {dtype}" for dtype in lacking]
         if not op.moves:
             touched = {*made.values(), *(dtypes.get(value, "") for value in layer.reads())}

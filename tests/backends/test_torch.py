@@ -11,6 +11,7 @@ from passes.builders import floats, layer, random_net, residual_net
 
 from hubtool.backends import torch as backend
 from hubtool.backends import torch_functions
+from hubtool.backends.torch_dtypes import CARRIERS
 from hubtool.dtypes import NUMBERS, numpy_dtype
 from hubtool.errors import BackendError, InputError, RunError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value
@@ -234,10 +235,12 @@ def test_every_value_of_a_small_float_comes_and_goes(dtype):
     np.testing.assert_array_equal(back.astype(np.float32), wide)
 
 
-@pytest.mark.parametrize("dtype", [d for d in FLOATS8 if d != "float8_e8m0fnu"])
-def test_casts_to_8_bits_round_as_ml_dtypes_does(dtype):
+@pytest.mark.parametrize("dtype", [*FLOATS8, *CARRIERS])
+def test_casts_to_few_bits_round_as_ml_dtypes_does(dtype):
     space = backend.TorchSpace("cpu")
     x = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    if "int" in dtype:  # beyond their range, and of a fraction, the operator decides
+        x = np.arange(-128, 128, dtype=np.int8)
     with np.errstate(all="ignore"):
         wanted = x.astype(getattr(ml_dtypes, dtype))
     given = space.get(space.cast(space.put(x), dtype))
@@ -256,6 +259,43 @@ def test_every_dtype_that_torch_holds_comes_and_goes(dtype):
     np.testing.assert_array_equal(space.get(tensor), array)
 
 
+@pytest.mark.parametrize("dtype", CARRIERS)
+def test_what_torch_has_not_is_carried_from_layer_to_layer(dtype):
+    x = np.arange(-4, 4, dtype=np.float32).reshape(2, 4)
+    graph = Graph(
+        layers=[
+            layer("Cast", {"input": "x"}, "small", to=NUMBERS[dtype], saturate=1, round_mode="up"),
+            layer("Transpose", {"data": "small"}, "turned", perm=[1, 0]),
+            layer("Concat", {"inputs": ["turned", "w"]}, "y", axis=0),
+            layer("Cast", {"input": "y"}, "z", to=1, saturate=1, round_mode="up"),
+        ],
+        inputs={"x": floats(2, 4)},
+        outputs={name: Value("tensor", "", None) for name in ("small", "y", "z")},
+        tensors={"w": Tensor.of(np.asarray([[0, 1]], numpy_dtype(dtype)))},
+    )
+    made = backend.prepare(graph).run({"x": x})
+    small = x.astype(np.int8).astype(numpy_dtype(dtype))
+    assert {name: value.dtype.name for name, value in made.items()} == {
+        "small": dtype,
+        "y": dtype,
+        "z": "float32",
+    }
+    np.testing.assert_array_equal(made["small"], small)
+    np.testing.assert_array_equal(made["z"][:4], small.T.astype(np.float32))
+    np.testing.assert_array_equal(made["z"][4:], [[0, 1]])
+
+
+def test_text_goes_past_torch():
+    graph = Graph(
+        layers=[layer("Reshape", {"data": "text", "shape": "dims"}, "y", allowzero=0)],
+        inputs={"text": Value("tensor", "string", (4,))},
+        outputs={"y": Value("tensor", "", None)},
+        tensors={"dims": Tensor.of(np.asarray([2, 2]))},
+    )
+    text = np.asarray(["a", "b", "ö", ""], object)
+    assert backend.prepare(graph).run({"text": text})["y"].tolist() == [["a", "b"], ["ö", ""]]
+
+
 def test_odd_arrays_come_and_go():
     space = backend.TorchSpace("cpu")
     base = draw(3, 4)
@@ -267,7 +307,6 @@ def test_odd_arrays_come_and_go():
 
 
 def test_what_torch_has_not_is_named_all_of_it_with_its_layer():
-    small = np.arange(4).astype(ml_dtypes.int4)
     body = Graph(
         layers=[layer("Mul", {"A": "u", "B": "u"}, "v", name="inner")],
         outputs={"v": Value("tensor", "uint64", (4,))},
@@ -276,20 +315,15 @@ def test_what_torch_has_not_is_named_all_of_it_with_its_layer():
         layers=[
             layer("Cast", {"input": "x"}, "u", name="fine", to=NUMBERS["uint64"]),
             layer("Add", {"A": "u", "B": "u"}, "s", name="sum"),
-            layer("Cast", {"input": "x"}, "t", name="cast", to=NUMBERS["int4"]),
             layer("Relu", {"X": "x"}, "r", name="outer", body=body),
         ],
-        inputs={"x": floats(4), "text": Value("tensor", "string", (4,))},
-        outputs={name: Value("tensor", "", None) for name in ("s", "t", "r", "w", "text")},
-        tensors={"w": Tensor.of(small)},
+        inputs={"x": floats(4)},
+        outputs={name: Value("tensor", "", None) for name in ("s", "r")},
     )
     with pytest.raises(UnsupportedError) as caught:
         backend.prepare(graph)
     assert caught.value.problems == [
-        "weight 'w' is int4",
-        "input 'text' is string",
         "layer 'sum' (Add) computes with uint64",
-        "layer 'cast' (Cast) makes int4",
         "layer 'outer' (Relu) > layer 'inner' (Mul) computes with uint64",
     ]
 

@@ -1,0 +1,67 @@
+"""Element types that torch has no arrays of: carried in a wider one, with their name.
+
+    int4, int2        in int8       (of the lowest bits, as they wrap around)
+    uint4, uint2      in uint8
+    float4, float6    in float32    (rounded to nearest even, and to the largest where beyond)
+
+The interpreter hands an operator the wider array, and casts what comes out: so a value of such a
+type exists between layers only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hubtool.dtypes import BITS
+
+__all__ = ["CARRIERS", "Carried", "carried"]
+
+Array = Any
+
+CARRIERS = {
+    "int2": "int8",
+    "int4": "int8",
+    "uint2": "uint8",
+    "uint4": "uint8",
+    "float4_e2m1fn": "float32",
+    "float6_e2m3fn": "float32",
+    "float6_e3m2fn": "float32",
+}
+"""What torch lacks, and the dtype that carries it."""
+
+FLOATS = {
+    "float4_e2m1fn": (0, 1, 6.0),
+    "float6_e2m3fn": (0, 3, 7.5),
+    "float6_e3m2fn": (-2, 2, 28.0),
+}
+"""The lowest exponent of a normal number, the bits of the mantissa, and the largest number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A tensor that stands for one of another dtype."""
+
+    dtype: str
+    tensor: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+
+def carried(torch: Any, tensor: Array, dtype: str) -> Carried:
+    """The tensor cast to a dtype of CARRIERS."""
+    if dtype in FLOATS:
+        return Carried(dtype, _rounded(torch, tensor.float(), *FLOATS[dtype]))
+    bits = BITS[dtype]
+    low = 0 if dtype.startswith("u") else 1 << (bits - 1)
+    wrapped = ((tensor.to(torch.int64) + low) & ((1 << bits) - 1)) - low
+    return Carried(dtype, wrapped.to(getattr(torch, CARRIERS[dtype])))
+
+
+def _rounded(torch: Any, x: Array, lowest: int, mantissa: int, largest: float) -> Array:
+    """The nearest number of so few bits; the even one of two as near."""
+    _, exponent = torch.frexp(x)  # x = m · 2^exponent with m in [1/2, 1)
+    step = torch.ldexp(torch.ones_like(x), (exponent - 1).clamp(min=lowest) - mantissa)
+    return torch.nan_to_num((x / step).round() * step, nan=-0.0).clamp(-largest, largest)
