@@ -33,7 +33,8 @@ __all__ = ["HOST", "SMALL", "Both", "Context", "HostSpace", "Program", "Space"]
 Array = Any
 
 SMALL = 64
-"""Integer weights up to this many elements are kept on the host too: they take part in shapes."""
+"""Integer weights up to this many elements are kept on the host too: they take part in shapes.
+Where there are no data, other weights too, such as the scales of a Resize."""
 
 
 class Space(Protocol):
@@ -202,7 +203,7 @@ class Program:
             array = tensor.aligned
             if space.name == "numpy" or tensor.dtype == "string" or name in host_only:
                 self.weights[name] = array
-            elif array.dtype.kind in "iub" and array.size <= SMALL:
+            elif array.size <= SMALL and (array.dtype.kind in "iub" or not space.holds_data):
                 self.weights[name] = Both(array, space.put(array))
             else:
                 self.weights[name] = space.put(array)
@@ -305,7 +306,9 @@ class Program:
             return self.space, given
         places = {_place_of(value) for value in given}
         control = step.op.moves and bool(step.layer.subgraphs())
-        if "host" in places and "device" not in places and not control:
+        # Where there are no data, what is at hand is computed with rather than forgotten.
+        known = {"host"} if self.space.holds_data else {"host", "both"}
+        if known & places and "device" not in places and not control:
             return HOST, [_plain(value) for value in given]
         if step.op.on_host and step.op.name not in self.space.overrides:
             return HOST, [self._to_host(value) for value in given]
@@ -371,12 +374,12 @@ def _plain(value: Any) -> Any:
 
 
 def _place_of(value: Any) -> str:
-    """Where a value is: "host", "device", or "" where it is on both or nothing at all."""
+    """Where a value is: "host", "device", "both", or "" where it is nothing at all."""
     if isinstance(value, list):
         places = {_place_of(item) for item in value}
-        return "device" if "device" in places else "host" if "host" in places else ""
+        return next((place for place in ("device", "host", "both") if place in places), "")
     if value is None or isinstance(value, Both):
-        return ""
+        return "both" if value is not None else ""
     return "host" if isinstance(value, np.ndarray | dict) else "device"
 
 

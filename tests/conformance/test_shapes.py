@@ -29,7 +29,7 @@ def read_as_numbers(graph: Graph) -> set[str]:
         name
         for layer in graph.layers
         for formal, name in layer.inputs.items()
-        if isinstance(name, str) and formal in lookup(layer.op).host
+        if isinstance(name, str) and (op := lookup(layer.op)) is not None and formal in op.host
     }
 
 
