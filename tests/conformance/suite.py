@@ -150,7 +150,7 @@ def _case(test: Any) -> Case:
         sets = [_light(path, model)]
     else:
         model = test.model
-        sets = [([*map(_value, i)], [*map(_value, o)]) for i, o in test.data_sets]
+        sets = [([*map(value_of, i)], [*map(value_of, o)]) for i, o in test.data_sets]
     return Case(test.name, model, sets, test.rtol, test.atol)
 
 
@@ -166,10 +166,10 @@ def _stored(folder: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]
 def _parsed(data: bytes, info: onnx.ValueInfoProto) -> Any:
     match info.type.WhichOneof("value"):
         case "sequence_type":
-            return _value(onnx.numpy_helper.to_list(onnx.SequenceProto.FromString(data)))
+            return value_of(onnx.numpy_helper.to_list(onnx.SequenceProto.FromString(data)))
         case "optional_type":
-            return _value(onnx.numpy_helper.to_optional(onnx.OptionalProto.FromString(data)))
-    return _value(onnx.TensorProto.FromString(data))
+            return value_of(onnx.numpy_helper.to_optional(onnx.OptionalProto.FromString(data)))
+    return value_of(onnx.TensorProto.FromString(data))
 
 
 def _light(path: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
@@ -188,11 +188,12 @@ def _light(path: Path, model: onnx.ModelProto) -> tuple[list[Any], list[Any]]:
     return feeds, outputs
 
 
-def _value(value: Any) -> Any:
+def value_of(value: Any) -> Any:
+    """What a judge or the suite gives, as hubtool gives it: text as objects, no protobuf."""
     if isinstance(value, onnx.TensorProto):
         value = onnx.numpy_helper.to_array(value)
     if isinstance(value, list | tuple):
-        return [*map(_value, value)]
+        return [*map(value_of, value)]
     if value is None:
         return None
     array = np.asarray(value)
