@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from .strict import DTYPES
+from .known import BACKENDS, known_failures, runs
 from .suite import cases
-
-BACKENDS = ("numpy", "torch", "onnxruntime", "strict")
-KNOWN = Path(__file__).with_name("known_failures")
-
-
-def known_failures(name: str) -> dict[str, str]:
-    """Case -> why it fails: the comment above its group in the file of that name."""
-    failures: dict[str, str] = {}
-    reason = ""
-    for line in (KNOWN / f"{name}.txt").read_text(encoding="utf-8").splitlines():
-        if line.startswith("#"):
-            reason = line.removeprefix("#").strip()
-        elif line:
-            assert reason, f"{line} of {name}.txt has no reason above it"
-            assert line not in failures, f"{line} stands twice in {name}.txt"
-            failures[line] = reason
-    return failures
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -44,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for backend in BACKENDS
             for known in [known_failures(backend)]
             for name, case in cases().items()
-            if backend != "strict" or case.dtypes <= DTYPES
+            if runs(backend, case)
         ],
     )
 

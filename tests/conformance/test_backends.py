@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .conftest import BACKENDS, KNOWN, known_failures
+from .known import BACKENDS, FILES, known_failures
 from .suite import cases, on
 
 
@@ -21,7 +21,7 @@ def test_numpy_passes_all() -> None:
     assert known_failures("numpy") == {}
 
 
-@pytest.mark.parametrize("path", sorted(KNOWN.glob("*.txt")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FILES.glob("*.txt")), ids=lambda path: path.stem)
 def test_known_failures_are_cases_of_the_suite(path) -> None:
     assert known_failures(path.stem).keys() <= cases().keys()
     assert path.stem in {*BACKENDS, "shapes", "round_trip", "round_trip_unjudged"}

@@ -20,7 +20,7 @@ from hubtool.formats import native
 from hubtool.formats.onnx.write import write
 from hubtool.graph import Graph
 
-from .conftest import known_failures
+from .known import known_failures
 from .suite import Case, agree, on, read_model, value_of
 
 KNOWN_FAILURES = "round_trip"

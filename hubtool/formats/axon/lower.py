@@ -98,7 +98,7 @@ def _unknown(graph: Graph) -> list[str]:
     problems = ops.check(graph)
     table = load_lowered()
     problems += [
-        f"layer '{layer.name}' ({layer.op}): Axon and Nx have nothing like {layer.op}"
+        f"layer '{layer.name}' ({layer.op}): hubtool cannot say {layer.op} in Axon"
         for layer in graph.layers
         if ops.lookup(layer.op) and layer.op not in table
     ]

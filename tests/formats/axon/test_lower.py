@@ -22,9 +22,10 @@ def said(graph: Graph) -> str:
     return "\n".join(f"{step.variable} = {step.value}" for step in lowered.steps)
 
 
-def test_every_operator_of_the_core_is_in_the_table() -> None:
+def test_the_table_holds_operators_only() -> None:
     load_lowered()
-    assert set(LOWERED) == set(load_ops())
+    assert set(LOWERED) <= set(load_ops())
+    assert len(LOWERED) > 130
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -154,7 +155,8 @@ def test_a_layer_that_nothing_reads_is_left_out() -> None:
     ("op", "inputs", "attrs", "reason"),
     [
         ("MaxPool", {"X": "x"}, {"kernel_shape": [2, 2], "outs": 2}, "indices are read"),
-        ("Resize", {"X": "x"}, {}, "no operator Resize"),
+        ("Zonk", {"X": "x"}, {}, "no operator Zonk"),
+        ("NonZero", {"X": "x"}, {}, "hubtool cannot say NonZero in Axon"),
         ("Cast", {"input": "x"}, {"to": 22}, "no element type int4"),
         ("Dropout", {"data": "x", "training_mode": "true"}, {}, "drops in inference too"),
         ("Reshape", {"data": "x", "shape": "asked"}, {}, "depends on"),
@@ -163,9 +165,9 @@ def test_a_layer_that_nothing_reads_is_left_out() -> None:
 def test_what_cannot_be_said_is_reported_with_its_layer(op, inputs, attrs, reason) -> None:
     net = Net(x=X, asked=("int64", (2,)))
     net.tensor("true", np.True_)
-    if op == "Resize":
+    if op == "Zonk":
         net.add("Relu", {"X": "x"}, "bad")
-        net.graph.layers[0].op = "Resize"
+        net.graph.layers[0].op = op
     else:
         net.add(op, inputs, "bad", **attrs)
     (problem,) = coverage(net.returns(*net.graph.layers[0].outputs))
@@ -228,17 +230,21 @@ def test_a_call_breaks_where_mix_format_breaks_it() -> None:
 @pytest.fixture(scope="module")
 def node_cases():
     """One of onnx's own cases for each operator that is in them, as a graph that can be said."""
-    from ops.conftest import cases
+    from conformance.suite import cases
 
     found: dict[str, Graph] = {}
     for case in cases().values():
-        ops = {layer.op for layer in case.graph.layers}
+        ops = case.operators - {"Constant"}
+        if len(ops) != 1 or not ops <= load_lowered().keys() - found.keys():
+            continue
         graph = case.graph.copy()
+        feeds, _ = next(case.feeds())
         for name in [*graph.inputs][1:]:
-            graph.tensors[name] = _tensor(case.feeds[name])
-            del graph.inputs[name]
-        if len(ops) == 1 and not coverage(graph):
-            found.setdefault(ops.pop(), graph)
+            if name in feeds:
+                graph.tensors[name] = _tensor(feeds[name])
+                del graph.inputs[name]
+        if ops == {layer.op for layer in graph.layers} and not coverage(graph):
+            found[ops.pop()] = graph
     return found
 
 
@@ -258,4 +264,4 @@ def test_every_operator_runs_as_elixir(node_cases, run, tmp_path) -> None:
     (tmp_path / "list").write_text("\n".join(listed))
     assert run("modules", tmp_path / "list")["ran"] == [str(len(node_cases))]
     in_families = {layer.op for family in FAMILIES.values() for layer in family().layers}
-    assert set(load_ops()) == {*node_cases, *in_families}
+    assert set(LOWERED) == {*node_cases, *in_families}
