@@ -226,6 +226,7 @@ FUNCTIONS: dict[str, Any] = {
     "full": lambda shape, value, *, dtype, device: MetaArray(dtype, tuple(shape)),
     "matmul": _matmul,
     "nan": math.nan,
+    "nonzero": lambda x: x._unknown(),
     "permute_dims": _permute_dims,
     "reshape": _reshape,
     "squeeze": _squeeze,

@@ -16,7 +16,7 @@ from hubtool.ops import op
 from hubtool.ops.elementwise import as_float, erf
 from hubtool.ops.shape import axis_of
 
-__all__ = ["sigmoid"]
+__all__ = ["log_softmax", "sigmoid"]
 
 Array = Any
 
@@ -105,9 +105,15 @@ def shrink(ctx: Any, input: Array, *, bias: float = 0.0, lambd: float = 0.5) -> 
 
 @op("Softmax")
 def softmax(ctx: Any, input: Array, *, axis: int = -1) -> Array:
+    """exp(x - max) / sum; of float16 each step is rounded, as the operator's function body does."""
     xp = ctx.xp
-    powers = xp.exp(input - xp.max(input, axis=axis, keepdims=True))
-    return powers / xp.sum(powers, axis=axis, keepdims=True)
+    half = ctx.given.get("input") == "float16"
+
+    def step(x: Array) -> Array:
+        return ctx.cast(ctx.cast(x, "float16"), "float32") if half else x
+
+    powers = step(xp.exp(step(input - xp.max(input, axis=axis, keepdims=True))))
+    return powers / step(xp.sum(powers, axis=axis, keepdims=True))
 
 
 @op("LogSoftmax")
@@ -140,6 +146,6 @@ def dropout(
     if training_mode is None or not training_mode or rate == 0:
         mask = np.broadcast_to(np.True_, data.shape)
         return data, ctx.put(mask) if any(ctx.wanted[1:]) else None
-    draw = np.random.RandomState(seed).uniform(0, 1, data.shape)
-    mask = ctx.put(draw >= rate)
+    generator = ctx.random(None) if seed is None else np.random.RandomState(seed)
+    mask = ctx.put(generator.uniform(0, 1, data.shape) >= rate)
     return ctx.xp.where(mask, data, 0.0) / (1 - rate), mask

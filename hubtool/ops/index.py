@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from hubtool.ops import op
-from hubtool.ops.shape import axes_of, axis_of
+from hubtool.ops.shape import axes_of, axis_of, guard_size
 
-__all__: list[str] = []
+__all__ = ["scatter_elements"]
 
 Array = Any
 
@@ -69,6 +69,42 @@ def gather_nd(ctx: Any, data: Array, indices: Array, *, batch_dims: int = 0) -> 
     places, rows, rest = _row_places(ctx, tuple(data.shape), indices, batch_dims)
     taken = ctx.xp.take(ctx.xp.reshape(data, (rows, math.prod(rest))), places, axis=0)
     return ctx.xp.reshape(taken, (*indices.shape[:-1], *rest))
+
+
+@op("OneHot", returns="values", host=("depth",), moves=True)
+def one_hot(ctx: Any, indices: Array, depth: Array, values: Array, *, axis: int = -1) -> Array:
+    """values[1] where an index along the new axis is the given one, values[0] elsewhere; indices
+    that are no integers lose their fraction, those outside [-depth, depth) name nothing."""
+    size, along = int(depth.item()), axis_of(axis, indices.ndim + 1)
+    if size < 0:
+        raise ValueError(f"depth is {size}, a negative size")
+    if tuple(values.shape) != (2,):
+        raise ValueError(f"values {list(values.shape)} should be two, [off, on]")
+    guard_size((*indices.shape, size), ctx.dtype(values))
+    places = _from_front(ctx, ctx.cast(indices, "int64"), size)
+    line = np.arange(size).reshape(-1, *(1,) * (indices.ndim - along))
+    named = ctx.xp.expand_dims(places, axis=along) == ctx.put(line)
+    return ctx.xp.where(named, values[1], values[0])
+
+
+@op("ReverseSequence", moves=True)
+def reverse_sequence(
+    ctx: Any, input: Array, sequence_lens: Array, *, batch_axis: int = 1, time_axis: int = 0
+) -> Array:
+    """The first `sequence_lens[i]` steps of sequence i from the last to the first, then the rest
+    as it is."""
+    xp, batch, time = ctx.xp, axis_of(batch_axis, input.ndim), axis_of(time_axis, input.ndim)
+    if batch == time or tuple(sequence_lens.shape) != (input.shape[batch],):
+        raise ValueError(
+            f"sequence_lens {list(sequence_lens.shape)} should be one for each sequence, and "
+            f"batch_axis {batch_axis} another one than time_axis {time_axis}"
+        )
+    dims = [1] * input.ndim
+    dims[batch] = input.shape[batch]
+    lengths = xp.reshape(sequence_lens, tuple(dims))
+    steps = ctx.put(np.arange(input.shape[time]).reshape(-1, *(1,) * (input.ndim - time - 1)))
+    places = xp.where(steps < lengths, lengths - 1 - steps, steps)
+    return gather_elements(ctx, input, xp.broadcast_to(places, tuple(input.shape)), axis=time)
 
 
 def _shape_of_data(ctx: Any, data: Array, *_: Any, **__: Any) -> Array:

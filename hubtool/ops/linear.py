@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm, and Einsum as a chain of them.
+"""Matrices: their products, triangles and determinants; Einsum is a chain of products.
 
 Einsum takes its operands two at a time. The letters of such a pair are of four kinds, and put in
 this order the pair is one batched matrix product:
@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from hubtool.dtypes import numpy_dtype
 from hubtool.ops import REQUIRED, op
 from hubtool.ops.elementwise import is_integer
+from hubtool.ops.shape import dtype_asked, guard_size
 
 __all__: list[str] = []
 
@@ -53,6 +55,43 @@ def gemm(
 
 def _scaled(ctx: Any, x: Array, factor: float) -> Array:
     return x if factor == 1 else x * (int(factor) if is_integer(ctx, x) else factor)
+
+
+@op("EyeLike", returns="", moves=True)
+def eye_like(ctx: Any, input: Array, *, dtype: int | None = None, k: int = 0) -> Array:
+    """Ones on the diagonal, k places to its right (or left, where k is negative)."""
+    if input.ndim != 2:
+        raise ValueError(f"input must be a matrix, it is {list(input.shape)}")
+    name = dtype_asked(ctx, dtype)
+    guard_size(input.shape, name)
+    rows, columns = input.shape
+    return ctx.put(np.eye(rows, columns, k, dtype=np.bool_).astype(numpy_dtype(name)))
+
+
+@op("Trilu", host=("k",), moves=True)
+def trilu(ctx: Any, input: Array, k: Array = None, *, upper: int = 1) -> Array:
+    """The elements on and above (upper=0: below) the k-th diagonal, zeros elsewhere."""
+    if input.ndim < 2:
+        raise ValueError(f"input must hold matrices, it is {list(input.shape)}")
+    diagonal = 0 if k is None else int(k.item())
+    rows, columns = (np.arange(d) for d in input.shape[-2:])
+    right = columns - rows[:, None]
+    kept = ctx.put(right >= diagonal if upper else right <= diagonal)
+    zero = "" if ctx.dtype(input) == "string" else 0
+    zeros = ctx.xp.full((1,) * input.ndim, zero, dtype=input.dtype, device=input.device)
+    return ctx.xp.where(kept, input, zeros)
+
+
+def _without_matrices(ctx: Any, X: Array) -> Array:
+    if X.ndim < 2 or X.shape[-1] != X.shape[-2]:
+        raise ValueError(f"X must hold square matrices, it is {list(X.shape)}")
+    return ctx.empty(X.shape[:-2], ctx.dtype(X))
+
+
+@op("Det", shape=_without_matrices)
+def det(ctx: Any, X: Array) -> Array:
+    _without_matrices(ctx, X)
+    return ctx.xp.linalg.det(X)
 
 
 @op("Einsum")

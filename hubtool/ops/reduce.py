@@ -163,8 +163,8 @@ def top_k(
 ) -> tuple[Array, Array]:
     """The k greatest (or least) elements along the axis, the lower index first among equals."""
     xp, along, k = ctx.xp, axis_of(axis, X.ndim), int(K.item())
-    if k > X.shape[along]:
-        raise ValueError(f"K is {k}, but axis {along} has only {X.shape[along]} elements")
+    if not 0 <= k <= X.shape[along]:
+        raise ValueError(f"K is {k}, not from 0 to {X.shape[along]}, the size of axis {along}")
     order = xp.argsort(X, axis=along, descending=bool(largest), stable=True)
     indices = order[(*(slice(None),) * along, slice(0, k), ...)]
     return xp.take_along_axis(X, indices, axis=along), indices

@@ -46,7 +46,7 @@ def sequence_at(ctx: Any, input_sequence: list[Array], position: Array) -> Array
     return input_sequence[_place(position, len(input_sequence))]
 
 
-@op("SequenceInsert", returns="", host=("position",), moves=True)
+@op("SequenceInsert", returns="input_sequence", host=("position",), moves=True)
 def sequence_insert(
     ctx: Any, input_sequence: list[Array], tensor: Array, position: Array = None
 ) -> list[Array]:
@@ -59,7 +59,7 @@ def sequence_insert(
     return [*input_sequence[:place], tensor, *input_sequence[place:]]
 
 
-@op("SequenceErase", returns="", host=("position",), moves=True)
+@op("SequenceErase", returns="input_sequence", host=("position",), moves=True)
 def sequence_erase(ctx: Any, input_sequence: list[Array], position: Array = None) -> list[Array]:
     place = _place(np.asarray(-1) if position is None else position, len(input_sequence))
     return [*input_sequence[:place], *input_sequence[place + 1 :]]

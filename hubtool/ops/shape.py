@@ -2,8 +2,8 @@
 
 Shapes, axes, pads and repeats arrive as numpy on every backend, and `Shape`, `Size` and `Range`
 give numpy back, so that no device is asked for numbers. What another family needs too stands
-first: axes counted from the front, padding one axis, and the guard against a size that no machine
-holds: a few bytes in a file may ask for petabytes.
+first: axes counted from the front, padding one axis, the dtype that an attribute may ask for, and
+the guard against a size that no machine holds: a few bytes in a file may ask for petabytes.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import BITS
+from hubtool.dtypes import BITS, DTYPES
 from hubtool.ops import REQUIRED, op
 
-__all__ = ["axes_of", "axis_of", "guard_size", "pad_axis"]
+__all__ = ["axes_of", "axis_of", "dtype_asked", "guard_size", "pad_axis"]
 
 Array = Any
 
@@ -56,6 +56,11 @@ def axes_of(axes: Array | None, rank: int) -> tuple[int, ...]:
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"axes {list(chosen)} name one axis twice")
     return chosen
+
+
+def dtype_asked(ctx: Any, dtype: int | None) -> str:
+    """The dtype whose number an attribute holds; where it is absent, that of the input."""
+    return DTYPES[dtype] if dtype else str(ctx.given["input"])
 
 
 def pad_axis(ctx: Any, x: Array, axis: int, begin: int, end: int, value: Any = 0) -> Array:

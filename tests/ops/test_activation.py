@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from hubtool.errors import RunError
+from hubtool.graph import Graph, Layer, Value
+from hubtool.interpreter import HOST, Program
 
 EXTREME = np.asarray([-1e4, -100, -20, 0, 20, 100, 1e4], np.float32)
 
@@ -75,3 +77,15 @@ def test_a_dropout_in_training_scales_what_is_left_and_repeats_with_its_seed(alo
     assert np.array_equal(output, np.where(mask, 4, 0))
     assert 200 < mask.sum() < 300
     assert np.array_equal(output, again)
+
+
+def test_without_a_seed_the_runs_own_generator_draws():
+    unknown, inputs = Value("tensor", "", None), ("data", "ratio", "training_mode")
+    layer = Layer("drop", "Dropout", {name: name for name in inputs}, ["output"], {})
+    graph = Graph([layer], dict.fromkeys(inputs, unknown), {"output": unknown})
+    feeds = {"data": np.ones(100), "ratio": np.float32(0.5), "training_mode": np.asarray(True)}
+    first, second, third = (
+        Program(graph, HOST).run(feeds, generator=np.random.default_rng(seed))["output"]
+        for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, second) and not np.array_equal(first, third)

@@ -1,10 +1,16 @@
-"""Slices at and past the edges, indices from the end, updates that name one place twice."""
+"""Slices at and past the edges, indices from the end, updates that name one place twice, and what
+turns sequences round or spreads indices out."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from ops.conftest import SPACES
+from ops.judged import made_by, shapes
 
+from hubtool.errors import RunError
+
+EACH_SPACE = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 INT64 = np.iinfo(np.int64)
 
 
@@ -103,3 +109,66 @@ def test_no_updates_change_nothing(alone):
     data = np.arange(4, dtype=np.float32)
     none = {"indices": np.zeros((0, 1), np.int64), "updates": np.zeros((0,), np.float32)}
     assert alone("ScatterND", {"data": data, **none}, {})[0].tolist() == data.tolist()
+
+
+@EACH_SPACE
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, -3])
+def test_one_hot_agrees_with_onnxruntime(in_onnxruntime, space, axis):
+    indices = np.random.default_rng(axis + 9).integers(-6, 6, (2, 3))
+    inputs = {"indices": indices, "depth": ints(4), "values": np.asarray([2, 5], np.float32)}
+    attrs, names = {"axis": axis}, {"output": "float32"}
+    (wanted,) = in_onnxruntime("OneHot", [*inputs.values()], attrs, names)
+    (made,) = made_by(space, "OneHot", inputs, attrs, 1)
+    assert (made.dtype, made.shape, made.tolist()) == (wanted.dtype, wanted.shape, wanted.tolist())
+    assert shapes("OneHot", inputs, attrs, 1) == [("float32", wanted.shape)]
+
+
+def test_one_hot_drops_fractions_and_takes_the_dtype_of_the_values(alone):
+    words = np.asarray(["off", "on"], object)
+    given = {"indices": np.asarray([1.7, -1.5, -0.5]), "depth": np.asarray(2.0), "values": words}
+    wanted = [["off", "on"], ["off", "on"], ["on", "off"]]
+    assert alone("OneHot", given, {})[0].tolist() == wanted
+    given = {"indices": np.asarray(3), "depth": ints(4), "values": np.asarray([1, 0], np.int8)}
+    (made,) = alone("OneHot", given, {})
+    assert (made.dtype.name, made.tolist()) == ("int8", [1, 1, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("depth", "values", "message"),
+    [
+        (-1, [0, 1], "depth is -1, a negative size"),
+        (2, [0, 1, 2], r"values \[3\] should be two, \[off, on\]"),
+        (1 << 50, [0, 1], "GiB; this machine has"),
+    ],
+)
+def test_one_hot_refuses_in_words(alone, depth, values, message):
+    given = {"indices": ints(0), "depth": ints(depth), "values": np.asarray(values, np.float32)}
+    with pytest.raises(RunError, match=message):
+        alone("OneHot", given, {})
+
+
+@EACH_SPACE
+@pytest.mark.parametrize(("batch_axis", "time_axis"), [(0, 1), (1, 0)])
+def test_reverse_sequence_agrees_with_onnxruntime(in_onnxruntime, space, batch_axis, time_axis):
+    data = np.arange(48, dtype=np.float32).reshape(4, 6, 2)
+    lengths = [ints(0, 1, 5, 6), ints(0, 1, 2, 3, 4, 4)][batch_axis]
+    inputs = {"input": data, "sequence_lens": lengths}
+    attrs = {"batch_axis": batch_axis, "time_axis": time_axis}
+    (wanted,) = in_onnxruntime("ReverseSequence", [*inputs.values()], attrs, {"Y": "float32"})
+    (made,) = made_by(space, "ReverseSequence", inputs, attrs, 1)
+    assert np.array_equal(made, wanted)
+    assert shapes("ReverseSequence", inputs, attrs, 1) == [("float32", data.shape)]
+
+
+def test_reverse_sequence_turns_any_axis_of_anything(alone):
+    words = np.asarray([[["a", "b", "c"]], [["d", "e", "f"]]], object)
+    given = {"input": words, "sequence_lens": ints(3, 2)}
+    (made,) = alone("ReverseSequence", given, {"batch_axis": 0, "time_axis": -1})
+    assert made.tolist() == [[["c", "b", "a"]], [["e", "d", "f"]]]
+
+
+@pytest.mark.parametrize(("lengths", "time_axis"), [([1, 1], 0), ([1, 1, 1], 1)])
+def test_sequences_and_steps_have_an_axis_each(alone, lengths, time_axis):
+    given = {"input": np.zeros((2, 3)), "sequence_lens": ints(*lengths)}
+    with pytest.raises(RunError, match="should be one for each sequence"):
+        alone("ReverseSequence", given, {"batch_axis": 1, "time_axis": time_axis})

@@ -1,11 +1,17 @@
-"""Matrix products: transposed, scaled, of integers; Einsum against numpy's."""
+"""Matrix products: transposed, scaled, of integers; Einsum against numpy's; diagonals."""
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
+from ops.conftest import SPACES
+from ops.judged import made_by, shapes
 
+from hubtool.dtypes import NUMBERS, numpy_dtype
 from hubtool.errors import RunError
+
+EACH_SPACE = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 EQUATIONS = [
     ("ij,jk->ik", [(2, 3), (3, 4)]),
@@ -74,3 +80,79 @@ def test_gemm_takes_integers(alone):
 def test_gemm_takes_matrices_only(alone):
     with pytest.raises(RunError, match="must be matrices"):
         alone("Gemm", {"A": np.ones((1, 2, 2)), "B": np.ones((2, 1))}, {})
+
+
+@EACH_SPACE
+@pytest.mark.parametrize("upper", [0, 1])
+@pytest.mark.parametrize("k", [None, -9, -2, -1, 0, 1, 3, 9])
+def test_trilu_is_numpys_triangle(space, upper, k):
+    x = np.arange(1, 25).reshape(2, 3, 4)
+    inputs = {"input": x, "k": None if k is None else np.asarray(k)}
+    (made,) = made_by(space, "Trilu", inputs, {"upper": upper}, 1)
+    wanted = (np.triu if upper else np.tril)(x, k or 0)
+    np.testing.assert_array_equal(made, wanted, strict=True)
+    assert shapes("Trilu", inputs, {"upper": upper}, 1) == [("int64", x.shape)]
+
+
+def test_trilu_keeps_every_type_and_what_is_not_finite(alone):
+    for x in (
+        np.asarray([[np.nan, np.inf], [np.nan, np.inf]], np.float16),
+        np.ones((2, 2), ml_dtypes.bfloat16),
+        np.ones((2, 2), bool),
+        np.ones((2, 2), np.complex64),
+    ):
+        wanted = x.copy()
+        wanted[1, 0] = 0
+        np.testing.assert_array_equal(alone("Trilu", {"input": x}, {})[0], wanted, strict=True)
+    words = np.asarray([["a", "b"], ["c", "d"]], object)
+    assert alone("Trilu", {"input": words}, {})[0].tolist() == [["a", "b"], ["", "d"]]
+
+
+@EACH_SPACE
+@pytest.mark.parametrize("k", [-3, -1, 0, 2, 4])
+@pytest.mark.parametrize("dtype", [None, "float32", "bool", "int64", "uint8", "float64"])
+def test_eye_like_is_numpys_eye(space, k, dtype):
+    attrs = {"k": k} | ({"dtype": NUMBERS[dtype]} if dtype else {})
+    inputs = {"input": np.full((3, 4), 7, np.int32)}
+    (made,) = made_by(space, "EyeLike", inputs, attrs, 1)
+    wanted = np.eye(3, 4, k, dtype=dtype or "int32")
+    np.testing.assert_array_equal(made, wanted, strict=True)
+    assert shapes("EyeLike", inputs, attrs, 1) == [(wanted.dtype.name, (3, 4))]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "uint16"])
+def test_eye_like_has_the_narrow_types_too(alone, dtype):
+    given = {"input": np.zeros((2, 2), numpy_dtype(dtype))}
+    (made,) = alone("EyeLike", given, {})
+    assert (made.dtype.name, made.tolist()) == (dtype, [[1, 0], [0, 1]])
+
+
+@EACH_SPACE
+@pytest.mark.parametrize("dims", [(3, 3), (2, 3, 3), (2, 1, 4, 4), (2, 0, 0), (0, 2, 2), (1, 1)])
+def test_det_agrees_with_onnxruntime(in_onnxruntime, space, dims):
+    X = np.random.default_rng(4).standard_normal(dims).astype(np.float32)
+    (wanted,) = in_onnxruntime("Det", [X], {}, {"Y": "float32"})
+    (made,) = made_by(space, "Det", {"X": X}, {}, 1)
+    np.testing.assert_allclose(made, wanted, rtol=1e-5, atol=1e-6, strict=True)
+    assert shapes("Det", {"X": X}, {}, 1) == [("float32", dims[:-2])]
+
+
+@pytest.mark.parametrize(
+    ("op", "dims", "message"),
+    [
+        ("Trilu", (3,), r"input must hold matrices, it is \[3\]"),
+        ("EyeLike", (1, 2, 3), r"input must be a matrix, it is \[1, 2, 3\]"),
+        ("Det", (2, 3), r"X must hold square matrices, it is \[2, 3\]"),
+        ("Det", (), r"X must hold square matrices, it is \[\]"),
+    ],
+)
+def test_what_is_no_matrix_is_refused(alone, op, dims, message):
+    formal = "X" if op == "Det" else "input"
+    with pytest.raises(RunError, match=message):
+        alone(op, {formal: np.zeros(dims, np.float32)}, {})
+
+
+def test_a_diagonal_that_no_memory_holds_is_refused(alone):
+    wide = np.broadcast_to(np.float32(0), (1 << 25, 1 << 25))
+    with pytest.raises(RunError, match="GiB; this machine has"):
+        alone("EyeLike", {"input": wide}, {})

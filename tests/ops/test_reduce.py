@@ -126,6 +126,7 @@ def test_axes_that_are_none_are_refused(alone, axes, message):
         alone("ReduceSum", given, {})
 
 
-def test_more_than_there_is_cannot_be_the_top(alone):
-    with pytest.raises(RunError, match="K is 3, but axis 0 has only 2 elements"):
-        alone("TopK", {"X": np.zeros(2, np.float32), "K": np.asarray([3])}, {}, outputs=2)
+@pytest.mark.parametrize("k", [3, -1])
+def test_more_than_there_is_cannot_be_the_top(alone, k):
+    with pytest.raises(RunError, match=f"K is {k}, not from 0 to 2, the size of axis 0"):
+        alone("TopK", {"X": np.zeros(2, np.float32), "K": np.asarray([k])}, {}, outputs=2)
