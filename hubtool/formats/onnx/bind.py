@@ -12,7 +12,8 @@ from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from hubtool.dtypes import BITS, DTYPES, NUMBERS, numpy_dtype, shortest
 from hubtool.errors import UnsupportedError
 from hubtool.formats.onnx.external import Resolve
 from hubtool.graph import Attr, Graph, Layer, Tensor, TensorRef, Value
-from hubtool.ops import OPSETS, REQUIRED, Formal, lookup
+from hubtool.ops import OPSETS, REQUIRED, Formal, Op, lookup
 
 __all__ = ["Binder", "Signature", "known_signature", "value_of"]
 
@@ -31,8 +32,12 @@ Kind = onnx.AttributeProto
 MOST_DIMS = 64
 """numpy has no arrays of more dimensions."""
 
+LAYOUTS = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+"""Domains that stand in files which ONNX Runtime has optimized for the machine at hand."""
+
 MOST_OUTPUTS = 2**31 - 1
 LONGEST = 200
+UNNAMED = ("", "?", "-1", "None", "unk")
 
 
 @dataclass(frozen=True)
@@ -40,8 +45,8 @@ class Signature:
     """What an operator takes and gives at one opset of its domain.
 
     attrs: the default of each attribute: REQUIRED, None where there is none, else its value.
-    kinds: of which kind (AttributeProto.AttributeType) each attribute is; where onnx has no schema
-        of the operator, it is empty. outputs: the fewest and the most.
+    kinds: of which kind (AttributeProto.AttributeType) each attribute is, as far as it is known.
+    outputs: the fewest and the most.
     """
 
     inputs: tuple[Formal, ...]
@@ -131,7 +136,7 @@ class Binder:
             return
         signature = None if "." in node.op_type else signature_of(op, self.opsets.get(domain, 0))
         if signature is None:
-            self.problems.append(f"{label}: no operator {_quoted(op)} is known")
+            self._unknown(op, domain, label)
             return
         least, most = signature.outputs
         if not least <= len(node.output) <= most:
@@ -140,6 +145,17 @@ class Binder:
         inputs = self._inputs(node, signature.inputs, label)
         attrs = self._attrs(scope, node, signature, name, label)
         scope.graph.layers.append(Layer(name, op, inputs, list(node.output), attrs))
+
+    def _unknown(self, op: str, domain: str, label: str) -> None:
+        """An operator that nobody knows; those of one machine's layout are told of only once."""
+        if domain not in LAYOUTS:
+            self.problems.append(f"{label}: no operator {_quoted(op)} is known")
+        elif not any(f"'{domain}'" in problem for problem in self.problems):
+            self.problems.append(
+                f"{label} and others of domain '{domain}' compute in a memory layout that ONNX "
+                "Runtime chose for one machine; save the model at its optimization level "
+                "'extended' at most, or take the model from before"
+            )
 
     def _inputs(
         self, node: onnx.NodeProto, formals: tuple[Formal, ...], label: str
@@ -332,16 +348,14 @@ def _array(proto: onnx.TensorProto, dtype: str, shape: tuple[int, ...]) -> np.nd
 
 @cache
 def signature_of(op: str, version: int) -> Signature | None:
-    """The signature of an operator at an opset of its domain: by onnx's own schema where there is
-    one, else by hubtool's; None if there is none."""
+    """The signature of an operator at an opset of its domain: by onnx's own schema where it knows
+    the operator, else by hubtool's; None if there is none."""
     domain, _, name = op.rpartition(".")
     try:
         schema = onnx.defs.get_schema(name, version, domain)
     except onnx.defs.SchemaError:
-        known = lookup(op)
-        return (
-            None if known is None else Signature(known.inputs, known.attrs, {}, (0, MOST_OUTPUTS))
-        )
+        known = None if onnx.defs.has(name, domain) else lookup(op)
+        return None if known is None else _own_signature(known)
     if schema.deprecated:
         return None
     option = onnx.defs.OpSchema.FormalParameterOption
@@ -354,6 +368,28 @@ def signature_of(op: str, version: int) -> Signature | None:
         {key: _kind(attribute) for key, attribute in schema.attributes.items()},
         (schema.min_output, schema.max_output),
     )
+
+
+ONE = {int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
+MANY = {int: Kind.INTS, float: Kind.FLOATS, str: Kind.STRINGS}
+
+
+def _own_signature(known: Op) -> Signature:
+    """What hubtool's function says of an operator of which onnx has no schema, as com.microsoft's;
+    how many outputs there may be it does not say."""
+    hints = get_type_hints(known.function)
+    kinds = {key: kind for key in known.attrs if (kind := _kind_of_hint(hints[key]))}
+    return Signature(known.inputs, known.attrs, kinds, (0, MOST_OUTPUTS))
+
+
+def _kind_of_hint(hint: Any) -> int | None:
+    """The kind of attribute that a parameter of that type stands for."""
+    for option in get_args(hint) if isinstance(hint, UnionType) else (hint,):
+        items = get_args(option)
+        kind = MANY.get(items[0]) if items else ONE.get(option)
+        if kind:
+            return int(kind)
+    return None
 
 
 def known_signature(op: str, version: int) -> Signature:
@@ -454,6 +490,6 @@ def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
     match dim.WhichOneof("value"):
         case "dim_value":  # some exporters write -1 for what is not known
             return int(dim.dim_value) if dim.dim_value >= 0 else None
-        case "dim_param":
-            return dim.dim_param or None
+        case "dim_param":  # and some "?", the same one for sizes that differ
+            return dim.dim_param if dim.dim_param not in UNNAMED else None
     return None
