@@ -36,13 +36,13 @@ RANKS = [
     {"__main__"},
 ]
 EXCEPTIONS = {("backends.onnxruntime", "formats")}
-DOORS = {
+DOORS: dict[str, str | tuple[str, ...]] = {
     "onnx": "formats/onnx/",
     "onnxruntime": "backends/onnxruntime.py",
     "torch": "backends/torch.py",
     "click": "cli/",
     "rich": "cli/output.py",
-    "PIL": "vision.py",
+    "PIL": ("vision.py", "ops/resize.py"),
     "huggingface_hub": "hub/",
     "httpx2": "hub/",
     "starlette": "hub/server/",

@@ -7,6 +7,8 @@ the original file, untouched by anything of ours.
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from collections.abc import Mapping
 from importlib.metadata import version as package_version
@@ -17,6 +19,7 @@ import numpy as np
 import onnxruntime
 
 from hubtool.backends import unknown_device
+from hubtool.dtypes import BITS, DTYPES, NUMBERS, numpy_dtype
 from hubtool.errors import UnsupportedError
 from hubtool.formats.onnx.write import add_external, to_model
 from hubtool.graph import Graph
@@ -56,11 +59,17 @@ class Runner:
         self.session = session
         self.weights = weights
         self.outputs = [output.name for output in session.get_outputs()]
+        ends = [*session.get_inputs(), *session.get_outputs()]
+        self.narrow = any(end.type.startswith(("tensor(bfloat", "tensor(float8")) for end in ends)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs by name, in graph order, as numpy arrays."""
-        arrays = {key: np.asarray(value) for key, value in feeds.items()}
-        return dict(zip(self.outputs, self.session.run(None, arrays), strict=True))
+        """The outputs by name, in graph order, as numpy arrays; sequences as lists of them."""
+        given = {key: _fed(value) for key, value in feeds.items()}
+        if not self.narrow:
+            return dict(zip(self.outputs, self.session.run(None, given), strict=True))
+        values = {key: _ort_value(array) for key, array in given.items()}
+        made = self.session.run_with_ort_values(None, values)
+        return {key: _taken(value) for key, value in zip(self.outputs, made, strict=True)}
 
 
 def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner:
@@ -90,6 +99,32 @@ def run_file(path: str | os.PathLike[str], feeds: Mapping[str, Any]) -> dict[str
         Path(path), _options(None), providers=["CPUExecutionProvider"]
     )
     return Runner(session, []).run(feeds)
+
+
+def _fed(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_fed(item) for item in value]
+    return value if value is None or isinstance(value, dict) else np.asarray(value)
+
+
+def _ort_value(array: np.ndarray[Any, Any]) -> onnxruntime.OrtValue:
+    """The array as ONNX Runtime holds it; numpy's small floats by their bits and number."""
+    name = array.dtype.name
+    if not name.startswith(("bfloat16", "float8")):
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+    bits = np.ascontiguousarray(array).view(f"uint{BITS[name]}")
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, NUMBERS[name])
+
+
+def _taken(value: onnxruntime.OrtValue) -> Any:
+    """The array of an output; that of small floats is read from where it lies."""
+    name = DTYPES.get(value.element_type(), "") if value.is_tensor() else ""
+    if not name.startswith(("bfloat16", "float8")):
+        return value.numpy()
+    shape = tuple(value.shape())
+    size = math.prod(shape) * BITS[name] // 8
+    data = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(bytearray(data), numpy_dtype(name)).reshape(shape)
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:

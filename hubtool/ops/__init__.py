@@ -56,6 +56,7 @@ FAMILIES = (
     "resize",
     "recurrent",
     "attention",
+    "attention_state",
     "quantize",
     "signal",
     "random",
@@ -64,10 +65,15 @@ FAMILIES = (
     "sequence",
     "text",
     "ml",
+    "ml_models",
+    "ml_trees",
     "fused",
     "microsoft",
     "microsoft_attention",
+    "microsoft_group_query",
+    "microsoft_norm",
     "microsoft_quantize",
+    "microsoft_packed",
 )
 
 REQUIRED: Any = inspect.Parameter.empty

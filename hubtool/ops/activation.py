@@ -16,7 +16,7 @@ from hubtool.ops import op
 from hubtool.ops.elementwise import as_float, erf
 from hubtool.ops.shape import axis_of
 
-__all__ = ["log_softmax", "sigmoid"]
+__all__ = ["log_softmax", "sigmoid", "softmax"]
 
 Array = Any
 

@@ -15,10 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import BITS, DTYPES, numpy_dtype
+from hubtool.dtypes import BITS, DTYPES, WIDER, is_float, numpy_dtype
 from hubtool.ops import REQUIRED, op
 
-__all__ = ["as_float", "cast_to", "erf", "is_integer", "lowest", "truncated_quotient"]
+__all__ = [
+    "as_float",
+    "cast_to",
+    "element_type",
+    "erf",
+    "is_integer",
+    "lowest",
+    "truncated_quotient",
+]
 
 Array = Any
 
@@ -166,28 +174,64 @@ def identity(ctx: Any, input: Array) -> Array:
     return input
 
 
-@op("Cast", returns="to", moves=True)
+def _shape_of_cast(ctx: Any, input: Array, *, to: int, **_: Any) -> Array:
+    return ctx.empty(input.shape, element_type(to, "to"))
+
+
+@op("Cast", returns="to", moves=True, shape=_shape_of_cast)
 def cast(
     ctx: Any, input: Array, *, to: int = REQUIRED, saturate: int = 1, round_mode: str = "up"
 ) -> Array:
-    return cast_to(ctx, input, DTYPES[to], saturate=saturate, round_mode=round_mode)
+    return cast_to(ctx, input, element_type(to, "to"), saturate=saturate, round_mode=round_mode)
 
 
-@op("CastLike", returns="target_type", moves=True)
+def _shape_of_cast_like(ctx: Any, input: Array, target_type: Array, **_: Any) -> Array:
+    return ctx.empty(input.shape, ctx.given["target_type"])
+
+
+@op("CastLike", returns="target_type", moves=True, shape=_shape_of_cast_like)
 def cast_like(
     ctx: Any, input: Array, target_type: Array, *, saturate: int = 1, round_mode: str = "up"
 ) -> Array:
-    to = ctx.dtype(target_type)
+    to = ctx.given["target_type"]
     return cast_to(ctx, input, to, saturate=saturate, round_mode=round_mode)
+
+
+@op("BitCast", returns="to", moves=True, on_host=True, shape=_shape_of_cast)
+def bit_cast(ctx: Any, input: Array, *, to: int = REQUIRED) -> Array:
+    """The same bits read as another dtype; what is under 8 bits has a byte of its own in numpy."""
+    source, dtype = ctx.given["input"], element_type(to, "to")
+    if "string" in (source, dtype):
+        raise ValueError("text has no bits to read as another dtype")
+    if BITS[source] != BITS[dtype]:
+        sizes = f"{source} takes {BITS[source]} bits, {dtype} takes {BITS[dtype]}"
+        raise ValueError(f"{sizes}; BitCast keeps their number")
+    if dtype == "bool":
+        return input.view(np.uint8) != 0
+    if BITS[dtype] < 8:
+        input = input.view(np.uint8) & ((1 << BITS[dtype]) - 1)
+    return input.view(numpy_dtype(dtype))
+
+
+def element_type(number: int, attribute: str) -> str:
+    """The dtype whose ONNX number an attribute holds."""
+    if number not in DTYPES:
+        raise ValueError(f"{attribute} is {number}, which is the number of no element type")
+    return DTYPES[number]
 
 
 def cast_to(ctx: Any, x: Array, dtype: str, *, saturate: int = 1, round_mode: str = "up") -> Array:
     """Cast as the operator Cast does it: 8-bit floats alone heed `saturate` and `round_mode`."""
-    source = ctx.dtype(x)
+    is_text = isinstance(x, np.ndarray) and x.dtype.kind == "O"  # so on every backend
+    source = "string" if is_text else ctx.dtype(x)
     if source == dtype:
         return x
-    if "string" in (source, dtype):
-        raise NotImplementedError(f"hubtool cannot cast {source} to {dtype} yet")
+    if is_text:
+        return cast_to(ctx, ctx.put(_numbers(x, dtype)), dtype, saturate=saturate)
+    if dtype == "string":
+        return _texts(ctx.host(x))
+    if source in WIDER and dtype in WIDER:  # ml_dtypes knows no way between two small types
+        x = ctx.cast(x, WIDER[source])
     if dtype == "float8_e8m0fnu":
         return ctx.cast(_power_of_two(ctx, x, saturate, round_mode), dtype)
     if dtype.startswith("float8") and saturate:
@@ -199,16 +243,54 @@ def cast_to(ctx: Any, x: Array, dtype: str, *, saturate: int = 1, round_mode: st
     return ctx.cast(x, dtype)
 
 
+def _texts(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Numbers as text: floats in the fewest digits that tell them apart, whole ones without a
+    point, and NaN, INF and -INF; booleans as 1 and 0."""
+    texts = [_text(number) for number in x.reshape(-1)]
+    return np.asarray(texts, object).reshape(x.shape)
+
+
+def _text(number: Any) -> str:
+    if is_float(number.dtype.name):
+        special = {"nan": "NaN", "inf": "INF", "-inf": "-INF"}
+        return special.get(str(number), str(number).removesuffix(".0"))
+    return str(int(number))
+
+
+def _numbers(x: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """Text as numbers of the widest dtype of the kind; an integer drops what is after the point."""
+    whole = dtype.startswith(("int", "uint"))
+    read: Callable[[str], float] = _whole if whole else float
+    wide = ("uint64" if dtype == "uint64" else "int64") if whole else "float64"
+    numbers: np.ndarray[Any, Any] = np.empty(x.shape, wide)
+    for place, text in np.ndenumerate(x):
+        try:
+            numbers[place] = read(text)
+        except (ValueError, OverflowError):
+            raise ValueError(f"input holds the text '{text:.80}', which is no {dtype}") from None
+    return numbers
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return int(float(text))
+
+
 def _power_of_two(ctx: Any, x: Array, saturate: int, round_mode: str) -> Array:
     """The power of two for x in float8_e8m0fnu, whose exponents run from -127 to 127."""
     xp = ctx.xp
-    x = ctx.cast(x, "float64")
-    if round_mode == "nearest":
-        exponent = xp.floor(xp.log2(x / 1.5)) + 1
-    elif round_mode in ("up", "down"):
-        exponent = (xp.ceil if round_mode == "up" else xp.floor)(xp.log2(x))
-    else:
+    thresholds = {"up": 1.0, "down": 2.0, "nearest": 1.5}
+    if round_mode not in thresholds:
         raise ValueError(f"round_mode is '{round_mode}', not up, down or nearest")
+    x = ctx.cast(x, "float64")
+    exponent = xp.floor(xp.log2(x))
+    exponent = xp.where(xp.pow(2.0, exponent) > x, exponent - 1, exponent)  # log2 rounds up too
+    share = x / xp.pow(2.0, exponent)
+    threshold = thresholds[round_mode]
+    higher = share > threshold if round_mode == "up" else share >= threshold
+    exponent = xp.where(higher, exponent + 1, exponent)
     inside = xp.clip(exponent, -127.0, 127.0)
     if not saturate:
         inside = xp.where(inside == exponent, inside, xp.nan)

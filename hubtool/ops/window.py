@@ -29,7 +29,7 @@ from hubtool.ops import REQUIRED, op
 from hubtool.ops.elementwise import lowest
 from hubtool.ops.shape import guard_size, pad_axis
 
-__all__ = ["Window", "conv", "resolve_transposed", "resolve_window", "sum_under"]
+__all__ = ["Window", "conv", "max_pool", "resolve_transposed", "resolve_window", "sum_under"]
 
 Array = Any
 Ints = Sequence[int]

@@ -32,5 +32,8 @@ def known_failures(name: str) -> dict[str, str]:
 
 
 def runs(backend: str, case: Case) -> bool:
-    """Whether a case is run there at all: the array API standard has few dtypes."""
+    """Whether a case is run there at all. The array API standard has few dtypes; ONNX Runtime's
+    StringNormalizer wants a locale that a machine may have or not."""
+    if backend == "onnxruntime":
+        return "StringNormalizer" not in case.operators
     return backend != "strict" or case.dtypes <= DTYPES

@@ -1,4 +1,7 @@
-"""Shapes without data: those of the suite's outputs, without an element being seen."""
+"""Shapes without data: those of the suite's outputs, without an element being seen.
+
+An input that an operator takes for its numbers (a shape, axes, how many) is given as it is.
+"""
 
 from __future__ import annotations
 
