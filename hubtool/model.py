@@ -133,6 +133,10 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Any], backend: str) -> dict[st
     for name, wanted in graph.inputs.items():
         if name not in feeds:
             continue
+        if wanted.kind.startswith("map("):
+            arrays[name], found = _as_map(name, feeds[name], wanted)
+            problems += found
+            continue
         if wanted.kind != "tensor":
             arrays[name] = feeds[name]
             continue
@@ -149,6 +153,20 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Any], backend: str) -> dict[st
             hint=f"Its inputs are {_listed(graph.free_inputs)}.",
         )
     return arrays
+
+
+def _as_map(name: str, value: Any, wanted: Value) -> tuple[Any, list[str]]:
+    """A map with numbers of the type that is wanted, and what is wrong with it."""
+    key = str if wanted.kind == "map(string)" else int
+    item = {"string": (str,), "int64": (int,)}.get(wanted.dtype, (float, int))
+    if (
+        not isinstance(value, dict)
+        or not all(isinstance(k, key) for k in value)
+        or not all(isinstance(v, item) for v in value.values())
+    ):
+        return value, [f"input '{name}' is no dict from {key.__name__} to {wanted.dtype}"]
+    number: Any = {"float32": float, "float64": np.float64}.get(wanted.dtype)
+    return {k: number(v) for k, v in value.items()} if number else value, []
 
 
 def _as_array(value: Any, wanted: Value, backend: str) -> Any:

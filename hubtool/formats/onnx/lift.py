@@ -2,7 +2,8 @@
 
 In this order, for the reasons given in docs/architecture.md: sparse tensors are made dense (the
 converter stops at them), functions are inlined (lifting first would drop them silently), what the
-converter would get wrong is repaired (old.py, repair.py), the opset is lifted, shapes are inferred.
+converter would get wrong is repaired (old.py, repair.py), the opset is lifted, what the converter
+left wrong is settled (repair.py), shapes are inferred.
 Everything here sees a skeleton: the large weights are not in it.
 """
 
@@ -20,7 +21,8 @@ import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from hubtool.errors import UnsupportedError
-from hubtool.formats.onnx import old, repair
+from hubtool.formats.onnx import lift_ml, old, repair
+from hubtool.formats.onnx.walk import PINNED, graphs_in
 from hubtool.ops import OPSETS
 
 __all__ = ["Lifted", "attempt", "lift", "parse"]
@@ -74,10 +76,11 @@ def lift(data: bytes) -> Lifted:
             model = onnx.shape_inference.infer_shapes(model)
         model = onnx.inliner.inline_local_functions(model, convert_version=True)
     _drop_weights_from_inputs(model)
-    if opset < old.TARGET and old.rewrite(model, opset):
-        opset = old.TARGET
-    repair.repair(model, opset, lifted.notes)
     try:
+        if opset < old.TARGET:
+            old.rewrite(model, opset)
+            opset = old.TARGET
+        repair.repair(model, opset, lifted.notes)
         lifted.model = _converted(model, _opset(model), lifted.notes)
     except UnsupportedError:
         raise
@@ -105,9 +108,10 @@ def parse(data: bytes) -> onnx.ModelProto:
 def _converted(model: onnx.ModelProto, opset: int, notes: list[str]) -> onnx.ModelProto:
     if opset < OPSET:
         model.ir_version = onnx.IR_VERSION
+        before = repair.made_names(model)
         model = onnx.version_converter.convert_version(model, OPSET)
-        if opset < repair.CHANGED["Resize"]:
-            repair.asymmetric(model, notes)
+        repair.settle(model, opset, before, notes)
+    lift_ml.rewrite(model)
     inferred: onnx.ModelProto = onnx.shape_inference.infer_shapes(model, data_prop=True)
     return inferred
 
@@ -119,7 +123,7 @@ def _problems(model: onnx.ModelProto) -> list[str]:
     opsets = {("" if e.domain == "ai.onnx" else e.domain): e.version for e in model.opset_import}
     binder = Binder(lambda entry, size: memoryview(b""), opsets)
     binder.graph(model.graph)
-    return binder.problems
+    return [problem for problem in binder.problems if PINNED not in problem]
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -158,7 +162,7 @@ def _densify(model: onnx.ModelProto) -> None:
     room = DENSE_LIMIT
     scopes: list[onnx.GraphProto | onnx.FunctionProto] = [model.graph, *model.functions]
     for scope in [*scopes]:
-        scopes += repair.graphs_in(scope.node)
+        scopes += graphs_in(scope.node)
     for scope in scopes:
         for node in scope.node:
             for attribute in node.attribute:

@@ -22,7 +22,7 @@ from hubtool.formats.onnx.bind import known_signature
 from hubtool.graph import Graph, Layer, Value
 from hubtool.ops import OPSETS, REQUIRED, dtypes_made
 
-__all__ = ["FLOOR", "lowest_opset", "needs"]
+__all__ = ["FLOOR", "lowest_opset", "needs", "type_string"]
 
 FLOOR = 7
 """Below opset 7 elementwise operators broadcast otherwise, and ONNX Runtime reads nothing."""
@@ -75,6 +75,12 @@ VALUE_SINCE: dict[tuple[str, str, int | float | str], int] = {
     ("ScatterND", "reduction", "max"): 18,
     ("ScatterND", "reduction", "min"): 18,
 }
+
+# Since when an attribute means what it means today, whatever its value.
+ATTRIBUTE_SINCE = {("ConvTranspose", "output_shape"): 11}
+
+# Since when a pool whose size is rounded up leaves out the windows that begin behind the input.
+WINDOWS_SINCE = {"AveragePool": 22, "MaxPool": 22}
 
 # Since when an attribute's value may stand with floats as the first input.
 FLOATS_SINCE: dict[tuple[str, str, int | float | str], int] = {("Mod", "fmod", 0): 28}
@@ -134,15 +140,32 @@ def _meaning_since(layer: Layer, scopes: tuple[Graph, ...]) -> int:
     since = MEANING_SINCE.get(layer.op, 1)
     if any(layer.outputs[1:]):
         since = max(since, OUTPUTS_SINCE.get(layer.op, 1))
+    if layer.op in WINDOWS_SINCE and _may_begin_behind(layer):
+        since = max(since, WINDOWS_SINCE[layer.op])
     first = _known(next(layer.reads(), ""), scopes)
     of_floats = first is None or is_float(first.dtype)
     for key, value in layer.attrs.items():
         if isinstance(value, int | float | str):
             since = max(since, VALUE_SINCE.get((layer.op, key, value), 1))
             since = max(since, FLOATS_SINCE.get((layer.op, key, value), 1) if of_floats else 1)
+        since = max(since, ATTRIBUTE_SINCE.get((layer.op, key), 1))
         if key in ("axis", "axes") and any(item < 0 for item in _items(value)):
             since = max(since, 11)
     return since
+
+
+def _may_begin_behind(layer: Layer) -> bool:
+    """Whether a window of a pool may lie in the padding at the end only: where the size is rounded
+    up, and a stride is longer than what of the window the padding leaves."""
+    if not layer.attrs.get("ceil_mode"):
+        return False
+    sizes = _items(layer.attrs.get("kernel_shape"))
+    ones = [1] * len(sizes)
+    strides = _items(layer.attrs.get("strides")) or ones
+    dilations = _items(layer.attrs.get("dilations")) or ones
+    ends = _items(layer.attrs.get("pads"))[len(sizes) :] or [0] * len(sizes)
+    windows = zip(sizes, strides, dilations, ends, strict=False)
+    return any(stride + end > (size - 1) * gap + 1 for size, stride, gap, end in windows)
 
 
 def _items(value: Any) -> list[int]:
@@ -165,18 +188,34 @@ def _says(version: int, layer: Layer, scopes: tuple[Graph, ...]) -> bool:
         return False
     if len(layer.outputs) > schema.max_output:
         return False
+    if any(len(layer.inputs.get(f.name, ())) < f.min_arity for f in schema.inputs if _is_list(f)):
+        return False
     for key, value in layer.attrs.items():
-        if key not in older.attrs and value != newest.attrs.get(key):
+        is_implied = layer.op == "Split" and _splits_evenly(layer, scopes)
+        if key not in older.attrs and value != newest.attrs.get(key) and not is_implied:
             return False
     if any(value is REQUIRED and key not in layer.attrs for key, value in older.attrs.items()):
         return False
     return _allows(schema, layer, scopes)
 
 
+def _is_list(formal: Any) -> bool:
+    return bool(formal.option == onnx.defs.OpSchema.FormalParameterOption.Variadic)
+
+
+def _splits_evenly(layer: Layer, scopes: tuple[Graph, ...]) -> bool:
+    """Whether the parts of a Split are equal, which older issues take for granted."""
+    value, axis = _known(str(layer.inputs["input"]), scopes), layer.attrs["axis"]
+    shape = value.shape if value is not None and value.shape is not None else ()
+    size = shape[axis] if isinstance(axis, int) and -len(shape) <= axis < len(shape) else None
+    return isinstance(size, int) and size % len(layer.outputs) == 0
+
+
 def _allows(schema: onnx.defs.OpSchema, layer: Layer, scopes: tuple[Graph, ...]) -> bool:
-    """Whether the schema's type constraints hold for what is known of inputs and outputs; where
-    nothing is known of a value, the answer is no."""
+    """Whether the schema's type constraints hold for what is known of inputs and outputs, and all
+    of one type variable agree; where nothing is known of a value, the answer is no."""
     types = {i.type_str: set(i.types) for i in (*schema.inputs, *schema.outputs)}
+    bound: dict[str, str] = {}
     names: list[str] = []
     formals: list[Any] = []
     for given, formal in zip(_positional(layer), schema.inputs, strict=False):
@@ -190,7 +229,10 @@ def _allows(schema: onnx.defs.OpSchema, layer: Layer, scopes: tuple[Graph, ...])
         if not name:
             continue
         value = _known(name, scopes)
-        if value is None or _type_string(value) not in types[formal.type_str]:
+        kind = "" if value is None else type_string(value)
+        if kind not in types[formal.type_str]:
+            return False
+        if formal.is_homogeneous and bound.setdefault(formal.type_str, kind) != kind:
             return False
     return True
 
@@ -204,17 +246,19 @@ def _positional(layer: Layer) -> list[str | list[str]]:
     return [layer.inputs.get(formal.name, "") for formal in formals]
 
 
-def _type_string(value: Value) -> str:
-    """The name that schemas have for a type: "tensor(float)", "seq(tensor(float))"."""
+def type_string(value: Value) -> str:
+    """The name that schemas have for a type: "tensor(float)", "seq(map(string,tensor(float)))"."""
+    outer, _, held = value.kind.partition("(")
     tensor = f"tensor({TYPE_NAMES.get(value.dtype) or value.dtype.replace('_', '')})"
-    match value.kind:
-        case "tensor":
-            return tensor
+    if outer == "map":
+        return f"map({held.removesuffix(')')},{tensor})"
+    inner = Value(held.removesuffix(")") or "tensor", value.dtype, value.shape)
+    match outer:
         case "sequence":
-            return f"seq({tensor})"
+            return f"seq({type_string(inner)})"
         case "optional":
-            return f"optional({tensor})"
-    return f"optional(seq({tensor}))"
+            return f"optional({type_string(inner)})"
+    return tensor
 
 
 @cache

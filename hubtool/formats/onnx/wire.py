@@ -46,6 +46,9 @@ NESTED = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
 }
+# NodeProto's field, and the domain whose nodes are left whole: tensors are what tells the shape of
+# their trees, and the lifting needs to see them.
+DOMAIN, WHOLE = 7, b"ai.onnx.ml"
 # TensorProto's fields.
 DATA_TYPE, SEGMENT, EXTERNAL_DATA, DATA_LOCATION = 2, 3, 13, 14
 FLOAT_DATA, RAW_DATA, DOUBLE_DATA = 4, 9, 10
@@ -97,6 +100,8 @@ def _strip_message(data: memoryview, kind: str, skeleton: Skeleton, depth: int) 
         raise ValueError(f"its graphs are nested more than {DEEPEST} messages deep")
     if kind == "tensor":
         return _strip_tensor(data, skeleton)
+    if kind == "node" and any(n == DOMAIN and body == WHOLE for n, _, _, body in fields(data)):
+        return [data]
     nested = NESTED[kind]
     chunks: list[memoryview] = []
     kept_from = 0

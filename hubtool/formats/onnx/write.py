@@ -166,7 +166,9 @@ def _node(layer: Layer, graph: Graph, opset: int) -> onnx.NodeProto:
     for formal in formals:
         names = layer.inputs.get(formal.name, "")
         inputs += names if isinstance(names, list) else [] if formal.variadic else [names]
-    while inputs and not inputs[-1]:
+    # In front of variadic inputs ("v_initial" of a Loop) none may be left out, even if none follow.
+    least = next((index for index, formal in enumerate(formals) if formal.variadic), 0)
+    while len(inputs) > least and not inputs[-1]:
         inputs.pop()
     node = onnx.NodeProto(
         name=layer.name, op_type=op_type, domain=domain, input=inputs, output=layer.outputs

@@ -13,8 +13,9 @@ from hostile import model, node, save, value
 from onnx import NodeProto, TensorProto, helper
 from onnx.numpy_helper import from_array
 
+from hubtool.dtypes import DTYPES
 from hubtool.errors import UnsupportedError
-from hubtool.formats.onnx.lower import lowest_opset, needs
+from hubtool.formats.onnx.lower import lowest_opset, needs, type_string
 from hubtool.formats.onnx.read import read
 from hubtool.formats.onnx.write import to_model, write
 from hubtool.graph import Graph, Layer, Value
@@ -77,6 +78,23 @@ LOWEST: dict[str, tuple[NodeProto, dict[str, Any], int]] = {
     "Reshape": (one("Reshape", "X", "i"), {"i": np.array([-1])}, 7),
     "Reshape to nothing": (one("Reshape", "X", "i", allowzero=1), {"i": np.array([-1])}, 14),
     "Split": (node("Split", ["X"], ["Y", "Z"], name="it", num_outputs=2, axis=1), {}, 18),
+    "Split into equal parts": (
+        node("Split", ["X"], ["Y", "Z", "V"], name="it", num_outputs=3, axis=1),
+        {},
+        7,
+    ),
+    "Split into equal parts from behind": (
+        node("Split", ["X"], ["Y", "Z", "V"], name="it", num_outputs=3, axis=-1),
+        {},
+        11,
+    ),
+    "Split of a size not known": (
+        node("Split", ["X"], ["Y", "Z"], name="it", num_outputs=2, axis=1),
+        {"shape": (2, "N")},
+        18,
+    ),
+    "Pow": (one("Pow", "X", "w"), {"w": np.float32(2)}, 7),
+    "Pow of two types": (one("Pow", "X", "w"), {"w": np.float64(2)}, 12),
     "Shape": (one("Shape"), {}, 7),
     "part of Shape": (one("Shape", start=1), {}, 15),
     "AveragePool": (one("AveragePool", **WINDOW), IMAGE, 7),
@@ -84,11 +102,31 @@ LOWEST: dict[str, tuple[NodeProto, dict[str, Any], int]] = {
     "AveragePool, dilated": (one("AveragePool", dilations=[2, 2], **WINDOW), IMAGE, 19),
     "MaxPool": (one("MaxPool", **WINDOW), IMAGE, 7),
     "MaxPool, rounded up": (one("MaxPool", ceil_mode=1, **WINDOW), IMAGE, 10),
+    "AveragePool, rounded up behind the input": (
+        one("AveragePool", ceil_mode=1, pads=[1, 1, 1, 1], strides=[3, 3], **WINDOW),
+        {"shape": (1, 2, 5, 5)},
+        22,
+    ),
+    "MaxPool, rounded up behind the input": (
+        one("MaxPool", ceil_mode=1, strides=[3, 3], pads=[0, 0, 1, 1], **WINDOW),
+        IMAGE,
+        22,
+    ),
+    "MaxPool, rounded up and dilated over the padding": (
+        one("MaxPool", ceil_mode=1, pads=[0, 0, 1, 1], dilations=[2, 2], **WINDOW),
+        IMAGE,
+        10,
+    ),
     "MaxPool with places": (node("MaxPool", ["X"], ["Y", "i"], name="it", **WINDOW), IMAGE, 8),
     "Conv": (one("Conv", "X", "W"), {"W": W, **IMAGE}, 7),
     "ConvTranspose": (one("ConvTranspose", "X", "W"), {"W": W, **IMAGE}, 7),
     "ConvTranspose, padded by itself": (
         one("ConvTranspose", "X", "W", auto_pad="SAME_UPPER"),
+        {"W": W, **IMAGE},
+        11,
+    ),
+    "ConvTranspose to a shape": (
+        one("ConvTranspose", "X", "W", output_shape=[13, 13], strides=[2, 2]),
         {"W": W, **IMAGE},
         11,
     ),
@@ -241,6 +279,35 @@ def test_where_nothing_is_known_of_a_value_the_newest_issue_is_taken() -> None:
         outputs={"Y": Value("tensor", "", None)},
     )
     assert needs(graph) == {"r": 14}
+
+
+@pytest.mark.parametrize(("state", "expected"), [("X", 7), ("", 11)])
+def test_a_loop_of_old_opsets_has_a_state(tmp_path: Path, state: str, expected: int) -> None:
+    nodes = [node("Identity", ["c"], ["d"]), node("Neg", [state or "X"], ["y"])]
+    inputs = [value("i", (), TensorProto.INT64), value("c", (), TensorProto.BOOL)]
+    outputs = [value("d", (), TensorProto.BOOL), value("y")]
+    if state:
+        inputs.append(value(state))
+    body = helper.make_graph(nodes, "body", inputs, outputs)
+    loop = node("Loop", ["n", "", *filter(None, [state])], ["Y"], name="it", body=body)
+    proto = model(
+        [loop],
+        inputs=[value("X"), value("n", (), TensorProto.INT64)],
+        outputs=[value("Y", (2, 3) if state else ("n", 2, 3))],
+    )
+    graph = read(save(tmp_path / "m.onnx", proto), isolated=False)
+    assert write(graph, tmp_path / "low.onnx") == expected
+    onnx.checker.check_model(tmp_path / "low.onnx", full_check=True)
+
+
+def test_every_type_of_every_schema_is_that_of_some_value() -> None:
+    held = ("", "(sequence)", "(map(int64))", "(map(string))")
+    kinds = ["tensor", "map(int64)", "map(string)"]
+    kinds += [f"{outer}{inner}" for outer in ("sequence", "optional") for inner in held]
+    told = {type_string(Value(kind, name, None)) for kind in kinds for name in DTYPES.values()}
+    schemas = onnx.defs.get_all_schemas_with_history()
+    formals = [formal for schema in schemas for formal in (*schema.inputs, *schema.outputs)]
+    assert {kind for formal in formals for kind in formal.types} - told == set()
 
 
 def test_other_domains_do_not_raise_the_opset() -> None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 import hubtool
-from hubtool.errors import ReadError, UnsupportedError
+from hubtool.errors import UnsupportedError
 from hubtool.formats.onnx.read import read
+from hubtool.graph import Graph
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.standard_normal((2, 3, 4, 5)).astype(np.float32)
@@ -98,16 +99,24 @@ def test_batch_normalization_in_test_mode(tmp_path: Path, opset: int) -> None:
     np.testing.assert_allclose(y, (X - m) / np.sqrt(v + 1e-3) * s + b, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_normalization_in_training_is_refused(tmp_path: Path) -> None:
-    node = helper.make_node(
-        "BatchNormalization",
-        ["x", "s", "b", "m", "v"],
-        ["y", "m2", "v2", "sm", "sv"],
-        name="odd",
+def normalizing(**attributes: Any) -> onnx.NodeProto:
+    outputs = ["y", "m2", "v2", "sm", "sv"]
+    return helper.make_node(
+        "BatchNormalization", ["x", "s", "b", "m", "v"], outputs, name="odd", **attributes
     )
+
+
+def test_batch_normalization_of_five_outputs_trains(tmp_path: Path) -> None:
     weights = {name: np.ones(3, np.float32) for name in "sbmv"}
-    with pytest.raises((ReadError, UnsupportedError), match=r"'odd'.*training mode"):
-        outputs(tmp_path, 6, node, weights)
+    y = outputs(tmp_path, 6, normalizing(), weights)
+    mean, var = (f(X, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.var))
+    np.testing.assert_allclose(y, (X - mean) / np.sqrt(var + 1e-5) + 1, rtol=1e-4, atol=1e-5)
+
+
+def test_in_test_mode_it_has_one_output(tmp_path: Path) -> None:
+    weights = {name: np.ones(3, np.float32) for name in "sbmv"}
+    y = outputs(tmp_path, 6, normalizing(is_test=1), weights)
+    np.testing.assert_allclose(y, (X - 1) / np.sqrt(1 + 1e-5) + 1, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [1, 6])
@@ -170,3 +179,96 @@ def test_gemm_broadcast_its_bias(tmp_path: Path, opset: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=4), tmp_path / "m.onnx")
     y = hubtool.load(read(tmp_path / "m.onnx", isolated=False), backend="numpy")(X)
     np.testing.assert_allclose(y, X.reshape(2, -1) @ w + b, rtol=1e-4, atol=1e-5)
+
+
+def read_text(folder: Path, text: str, opset: int) -> Graph:
+    """The graph of a model in onnx's text form."""
+    head = f'<ir_version: 4, opset_import: ["": {opset}]> old'
+    onnx.save(onnx.parser.parse_model(f"{head} {text}"), folder / "m.onnx")
+    return read(folder / "m.onnx", isolated=False)
+
+
+def test_ranks_are_known_behind_layers_of_which_onnx_infers_none(tmp_path: Path) -> None:
+    """Relu, Mul, Clip, Add, PRelu: of opset 1 onnx infers nothing for any of them."""
+    text = """(float[N, 3, 4, 5] x) => (float[N, 3, 4, 5] y, bool[N, 3, 4, 5] z)
+    <float[3] b = {10, 20, 30}>
+    {
+        r = Relu <consumed_inputs = [0]> (x)
+        d = Dropout (r)
+        m = Mul <broadcast = 1, axis = 1> (d, b)
+        c = Clip <max = 9.0> (m)
+        a = Add <broadcast = 1, axis = 1> (c, b)
+        y = PRelu (a, b)
+        z = Greater <broadcast = 1, axis = 1> (y, b)
+    }"""
+    made = hubtool.load(read_text(tmp_path, text, 1), backend="numpy").run({"x": X})
+    b = B3.reshape(3, 1, 1)
+    y = np.minimum(np.maximum(X, 0) * b, 9) + b
+    np.testing.assert_allclose(made["y"], y, rtol=1e-6)
+    np.testing.assert_array_equal(made["z"], y > b)
+
+
+@pytest.mark.parametrize("c", [True, False])
+def test_a_branch_is_rewritten_too(tmp_path: Path, c: bool) -> None:
+    text = """(float[N, 3, 4, 5] x, bool c) => (float[N, 3, 4, 5] y) <float[3] b = {10, 20, 30}>
+    {
+        y = If (c) <
+            then_branch = t () => (float[N, 3, 4, 5] one)
+            { n = Neg (x) one = Add <broadcast = 1, axis = 1> (n, b) },
+            else_branch = e () => (float[N, 3, 4, 5] two)
+            { d = Dropout <is_test = 1> (x) two = PRelu (d, b) }
+        >
+    }"""
+    graph = read_text(tmp_path, text, 6)
+    y = hubtool.load(graph, backend="numpy").run({"x": X, "c": np.array(c)})["y"]
+    b = B3.reshape(3, 1, 1)
+    np.testing.assert_allclose(y, -X + b if c else np.where(X < 0, X * b, X), rtol=1e-6)
+
+
+def test_gemm_flattened_an_image(tmp_path: Path) -> None:
+    w, c = RANDOM.standard_normal((60, 4)).astype(np.float32), np.float32([1, 2, 3, 4])
+    y = outputs(tmp_path, 3, make("Gemm", ["x", "w", "c"], broadcast=1), {"w": w, "c": c})
+    np.testing.assert_allclose(y, X.reshape(2, -1) @ w + c, rtol=1e-4, atol=1e-5)
+
+
+def test_a_name_that_is_taken_is_not_made_again(tmp_path: Path) -> None:
+    text = """(float[N, 3, 4, 5] x) => (float[N, 3, 4, 5] y) <float[3] b = {10, 20, 30}>
+    {
+        y_aligned = Neg (x)
+        y = Add <broadcast = 1, axis = 1> (y_aligned, b)
+    }"""
+    y = hubtool.load(read_text(tmp_path, text, 6), backend="numpy")(X)
+    np.testing.assert_allclose(y, -X + B3.reshape(3, 1, 1), rtol=1e-6)
+
+
+def test_what_cannot_be_known_is_refused_all_at_once(tmp_path: Path) -> None:
+    text = """(float x, float[3] b, float[1] n) => (float[N] y)
+    {
+        s = Reshape (x)
+        c = Cast <to = "FLOTE"> (s)
+        d = Split (c, n)
+        t = Tile (d, n, n)
+        y = Add <broadcast = 1, axis = 1> (t, b)
+    }"""
+    with pytest.raises(UnsupportedError) as refusal:
+        read_text(tmp_path, text.replace("float x", "float[] x"), 1)
+    assert refusal.value.problems == [
+        "layer 's' (Reshape) does not say a shape",
+        "layer 'c' (Cast) casts to 'FLOTE', which is no type",
+        "layer 'd' (Split) splits into parts that are computed, as only opset 1 and 13 can say",
+        "layer 't' (Tile) repeats a shape not known, or as is computed only later",
+        "layer 'y' (Add) broadcasts along axis 1 of a shape not known",
+    ]
+
+
+def test_statistics_of_test_mode_that_are_read_are_refused(tmp_path: Path) -> None:
+    text = """(float[2, 3] x, float[3] s) => (float[2, 3] y, float[3] m)
+    { y, m, v, a, b = BatchNormalization <is_test = 1> (x, s, s, s, s) }"""
+    with pytest.raises(UnsupportedError, match=r"'y' .* gives statistics outside of training"):
+        read_text(tmp_path, text, 6)
+
+
+def test_a_layer_without_its_inputs_is_named(tmp_path: Path) -> None:
+    text = "(float[2, 3] x) => (float[2, 3] y) { y = Add (x) }"
+    with pytest.raises(UnsupportedError, match="lacks the input 'B'"):
+        read_text(tmp_path, text, 6)
