@@ -113,7 +113,8 @@ def convert(
     """Turn an .onnx file into a native folder (./<stem>/ by default), verified.
 
     The folder computes what the file does: our numpy backend is compared with ONNX Runtime on the
-    source, and more than `tolerance` (1e-4 of the largest value) is refused unless `force`.
+    source, and more than `tolerance` (1e-4 of the largest value; 0.05 where the model is
+    quantized) is refused unless `force`.
     sample: an .npz file, or a dict of arrays, to verify on instead of seeded inputs.
     optimize: fold constants and BatchNormalization for good; the model is then for inference only.
     labels: a file (one a line, or JSON) or a list; "imagenet" for the 1,000 names of ILSVRC2012.
@@ -122,7 +123,6 @@ def convert(
 
     Example: `print(hubtool.convert("resnet34.onnx", "resnet34"))`
     """
-    from hubtool.convert import TOLERANCE
     from hubtool.convert import convert as write_verified
     from hubtool.formats import native
     from hubtool.formats.onnx import read as onnx_read
@@ -143,9 +143,9 @@ def convert(
         graph,
         place,
         overwrite=overwrite,
-        verify=verify,
+        verified=verify,
         sample=given,
-        tolerance=TOLERANCE if tolerance is None else tolerance,
+        tolerance=tolerance,
         force=force,
         optimize=optimize,
     )

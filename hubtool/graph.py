@@ -21,7 +21,19 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Attr", "Graph", "Layer", "Tensor", "TensorRef", "Value", "captures", "names_read"]
+from hubtool.dtypes import BITS, is_float
+
+__all__ = [
+    "Attr",
+    "Graph",
+    "Layer",
+    "Tensor",
+    "TensorRef",
+    "Value",
+    "captures",
+    "names_read",
+    "parameters",
+]
 
 
 @dataclass(frozen=True)
@@ -252,6 +264,19 @@ class Graph:
 
 
 Attr = int | float | str | bytes | list[Any] | TensorRef | Graph | Value
+
+
+def parameters(graph: Graph) -> int:
+    """How many weights a model has, those of its subgraphs too: floats, and the integers of few
+    bits of a quantized model; not the shapes and axes among its tensors."""
+    own = sum(
+        tensor.size
+        for tensor in graph.tensors.values()
+        if is_float(tensor.dtype)
+        or (1 < BITS.get(tensor.dtype, 64) <= 8 and tensor.dtype != "bool")
+    )
+    bodies = (body for layer in graph.layers for body in layer.subgraphs().values())
+    return own + sum(map(parameters, bodies))
 
 
 def captures(graph: Graph) -> set[str]:

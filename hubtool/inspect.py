@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hubtool.dtypes import is_float
 from hubtool.errors import HubtoolError, InputError
-from hubtool.graph import Graph, Layer, Value
+from hubtool.graph import Graph, Layer, Value, parameters
 from hubtool.meta import MetaArray, infer_shapes
 
 __all__ = ["Row", "Table", "layer_table"]
@@ -77,7 +76,8 @@ def layer_table(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None = Non
         weights = [n for n in layer.reads() if n in graph.tensors and n not in seen]
         seen.update(weights)
         tensors = [graph.tensors[name] for name in weights]
-        size = sum(tensor.size for tensor in tensors if is_float(tensor.dtype))
+        held = dict(zip(weights, tensors, strict=True))
+        size = parameters(Graph(tensors=held)) + sum(map(parameters, layer.subgraphs().values()))
         outputs = ", ".join(str(values.get(name, "?")) for name in layer.outputs if name)
         count = _multiply_adds(layer, graph, counted)
         rows.append(Row(layer.name, layer.op, outputs, size, count))

@@ -27,6 +27,7 @@ RANKS = [
     {"passes"},
     {"formats", "backends"},
     {"model"},
+    {"verify"},
     {"convert", "export", "inspect", "vision"},
     {"hub"},
     {"zoo"},

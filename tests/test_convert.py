@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 
 import hubtool
 from hubtool import zoo
-from hubtool.convert import compare, seeded_inputs
 from hubtool.errors import InputError, ReadError, UnsupportedError, VerifyError, WriteError
-from hubtool.graph import Graph, Value
+from hubtool.graph import Graph, Layer, Tensor, Value, parameters
+from hubtool.verify import compare, seeded_inputs
 
 
 def model(
@@ -285,3 +285,59 @@ def test_a_kill_at_any_moment_leaves_nothing_or_a_whole_folder(
     assert killed
     hubtool.convert(small, target, overwrite=True)
     assert [path.name for path in place.iterdir()] == ["native"]
+
+
+def test_what_is_smaller_than_the_judges_own_noise_is_no_difference() -> None:
+    tiny = np.full(3, 1e-8, np.float32)
+    assert compare({"y": tiny * 2}, {"y": tiny}) == (pytest.approx(1e-6), "")
+
+
+def test_maps_and_optionals_are_compared_too() -> None:
+    expected = {"y": [{1: 0.5, 2: 0.25}], "z": None}
+    assert compare({"y": [{1: 0.5, 2: 0.25}], "z": None}, expected) == (0.0, "")
+    assert "other keys" in compare({"y": [{1: 0.5}], "z": None}, expected)[1]
+    assert "in one only" in compare({"y": expected["y"], "z": np.zeros(1)}, expected)[1]
+
+
+def test_a_quantized_model_may_round_an_element_to_the_other_side(tmp_path: Path) -> None:
+    ours, theirs = np.asarray([1, 200], np.uint8), np.asarray([2, 200], np.uint8)
+    assert compare({"y": ours}, {"y": theirs}, steps=True) == (1 / 200, "")
+    assert "differs in 1 of 2" in compare({"y": ours}, {"y": theirs})[1]
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 21]>
+        agraph (float[N, 4] x) => (uint8[N, 4] y, float[N, 4] z)
+        <float scale = {0.1}, uint8 zero = {128}> {
+          y = QuantizeLinear(x, scale, zero)
+          z = DequantizeLinear(y, scale, zero)
+        }"""
+    )
+    onnx.save(model, tmp_path / "q.onnx")
+    report = hubtool.convert(tmp_path / "q.onnx", tmp_path / "q")
+    assert (report.verification.status, report.verification.tolerance) == ("passed", 0.05)
+
+
+def test_larger_inputs_are_tried_where_the_judges_refuse_small_ones(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["": 17]>
+        agraph (float[N, L] x) => (float[N, F, 33, 2] y)
+        <int64 step = {16}, int64 size = {64}> { y = STFT(x, step, "", size) }"""
+    )
+    onnx.save(model, tmp_path / "audio.onnx")
+    report = hubtool.convert(tmp_path / "audio.onnx", tmp_path / "audio")
+    assert report.verification.status == "passed", report.verification
+    assert "[1, 64]" in report.verification.inputs
+
+
+def test_weights_of_subgraphs_and_small_integers_are_parameters() -> None:
+    body = Graph(tensors={"w": Tensor.of(np.zeros((3, 4), np.float32))})
+    graph = Graph(
+        layers=[
+            Layer("if", "If", {"cond": "c"}, ["y"], {"then_branch": body, "else_branch": body})
+        ],
+        tensors={
+            "q": Tensor.of(np.zeros(5, np.int8)),
+            "axes": Tensor.of(np.zeros(7, np.int64)),
+            "b": Tensor.of(np.zeros(2, bool)),
+        },
+    )
+    assert parameters(graph) == 5 + 12 + 12

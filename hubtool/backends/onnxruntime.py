@@ -129,7 +129,7 @@ def _taken(value: onnxruntime.OrtValue) -> Any:
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # what it would say to a terminal, its exceptions say too
+    options.log_severity_level = 4  # what it would say to a terminal, its exceptions say too
     if threads is not None:
         options.intra_op_num_threads = threads
     return options

@@ -127,10 +127,10 @@ def facts(
     Raises ReadError (no such folder, damaged, a report of another model), InputError
     (preprocessing that is not whole, a source_url that is none).
     """
-    from hubtool.dtypes import is_float
     from hubtool.formats import native
     from hubtool.formats.axon import coverage
     from hubtool.formats.strict_json import loads
+    from hubtool.graph import parameters
     from hubtool.vision import preprocessing
 
     graph = native.read(folder)
@@ -152,7 +152,7 @@ def facts(
         inputs=graph.free_inputs,
         outputs=graph.outputs,
         operators=dict(Counter(layer.op for layer in graph.layers).most_common()),
-        parameters=sum(t.size for t in graph.tensors.values() if is_float(t.dtype)),
+        parameters=parameters(graph),
         weights=document["weights"],
         preprocessing=None if spec is None else preprocessing(spec),
         labels=len(labels) if isinstance(labels, list) else 0,
