@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from hubtool.errors import HubtoolError
 from hubtool.graph import Value
 from hubtool.ops import REQUIRED, op
 from hubtool.ops.shape import axis_of
@@ -59,7 +60,16 @@ def _described(value: Any) -> Any:
 def _if_shape(ctx: Any, cond: Array, *, else_branch: Body, then_branch: Body) -> Any:
     if isinstance(cond, np.ndarray):
         return if_(ctx, cond, else_branch=else_branch, then_branch=then_branch)
-    taken, other = then_branch(), else_branch()
+    made, problems = [], []
+    for branch in (then_branch, else_branch):
+        try:
+            made.append(branch())
+        except HubtoolError as error:
+            problems.append(error)
+    if not made:
+        raise problems[0]
+    # A branch that these shapes do not fit is not the one that is taken.
+    taken, other = made[0], made[-1]
     if [*map(_described, taken)] != [*map(_described, other)]:
         raise ValueError("its branches give different shapes, and the data decide between them")
     return tuple(ctx.here(value) for value in taken)

@@ -178,6 +178,18 @@ def test_branches_of_one_shape_do_not() -> None:
     assert shapes(alike, c=MetaArray("bool", ()), x=(2, 3)) == [(2, 3)]
 
 
+def test_a_branch_that_the_shapes_do_not_fit_is_not_taken() -> None:
+    unfit = IF.replace("ReduceSum<keepdims = 0>(h)", "MatMul(h, h)").replace(
+        "float e", "float[2, 3] e"
+    )
+    assert shapes(unfit, c=MetaArray("bool", ()), x=(2, 3)) == [(2, 3)]
+    with pytest.raises(RunError, match="while running Add"):
+        both = unfit.replace("Add(h, x)", "Add(h, v)").replace(
+            "float[2, 3] x)", "float[2, 3] x, float[5] v)"
+        )
+        shapes(both, c=MetaArray("bool", ()), x=(2, 3), v=(5,))
+
+
 def test_a_loop_that_keeps_its_shapes_needs_no_count() -> None:
     assert shapes(NESTED, m=MetaArray("int64", ()), x=(2,)) == [(2,)]
 
