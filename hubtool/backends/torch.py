@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from hubtool.backends import build, unknown_device
-from hubtool.backends.torch_dtypes import CARRIERS, Carried, carried
+from hubtool.backends.torch_dtypes import CARRIERS, Carried, Namespace, carried
 from hubtool.backends.torch_functions import OVERRIDES
 from hubtool.dtypes import BITS, WIDER, numpy_dtype
 from hubtool.errors import InputError, UnsupportedError
@@ -93,7 +93,7 @@ class TorchSpace:
         from array_api_compat import torch as xp
 
         self.torch: Any = torch
-        self.xp: Any = xp
+        self.xp: Any = Namespace(torch, xp)
         self.device: Any = torch.device(device)
 
     def put(self, array: np.ndarray[Any, Any]) -> Array:

@@ -5,17 +5,19 @@
     float4, float6    in float32    (rounded to nearest even, and to the largest where beyond)
 
 The interpreter hands an operator the wider array, and casts what comes out: so a value of such a
-type exists between layers only.
+type exists between layers only. And some types torch has arrays of, but cannot take from or turn
+round: `Namespace` shows it integers of the same bits instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from hubtool.dtypes import BITS
 
-__all__ = ["CARRIERS", "Carried", "carried"]
+__all__ = ["CARRIERS", "Carried", "Namespace", "carried"]
 
 Array = Any
 
@@ -36,6 +38,38 @@ FLOATS = {
     "float6_e3m2fn": (-2, 2, 28.0),
 }
 """The lowest exponent of a normal number, the bits of the mantissa, and the largest number."""
+
+
+VIEWED = ("uint16", "uint32", "uint64", "float8")
+"""What torch moves as integers only, by the beginnings of their names."""
+
+
+class Namespace:
+    """array-api-compat's torch, which moves every type that torch has arrays of."""
+
+    def __init__(self, torch: Any, xp: Any) -> None:
+        self.torch = torch
+        self.xp = xp
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.xp, name)
+        setattr(self, name, value)
+        return value
+
+    def take(self, x: Array, indices: Array, *, axis: int) -> Array:
+        return self._moved(x, lambda bits: self.xp.take(bits, indices, axis=axis))
+
+    def take_along_axis(self, x: Array, indices: Array, *, axis: int) -> Array:
+        return self._moved(x, lambda bits: self.xp.take_along_axis(bits, indices, axis=axis))
+
+    def flip(self, x: Array, *, axis: Any = None) -> Array:
+        return self._moved(x, lambda bits: self.xp.flip(bits, axis=axis))
+
+    def _moved(self, x: Array, move: Callable[[Array], Array]) -> Array:
+        dtype = x.dtype
+        if not str(dtype).removeprefix("torch.").startswith(VIEWED):
+            return move(x)
+        return move(x.view(getattr(self.torch, f"int{8 * x.element_size()}"))).view(dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,9 +166,12 @@ def _average_pool(
     """torch pads alike on both sides, and has no dilations; its ceil_mode has another divisor."""
     window = resolve_window(X.shape[2:], kernel_shape, **geometry)
     _, own = _padding(window)
+    include = bool(count_include_pad)
+    # What hangs over the end is no padding, and would be counted as such.
+    own = own and not (include and any(window.overhang))
     if not own or {*window.dilations} != {1} or not _is_spatial(ctx, X):
         return NotImplemented
-    pool, include = _function(ctx, "avg_pool", X), bool(count_include_pad)
+    pool = _function(ctx, "avg_pool", X)
     return pool(X, window.kernel, window.strides, window.begins, False, include)
 
 

@@ -508,3 +508,17 @@ def test_looking_whether_torch_is_there_does_not_import_it(monkeypatch):
     subprocess.run([sys.executable, "-c", code], check=True)
     monkeypatch.setattr(backend, "find_spec", lambda name: None)
     assert "pip install 'hubtool[torch]'" in str(backend.available())
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "float8_e5m2", "float32"])
+def test_what_torch_holds_it_moves_too(dtype):
+    """torch itself takes no unsigned integers from one dimension, and turns no 8-bit floats round."""
+    space = backend.TorchSpace("cpu")
+    array = np.asarray([1, 2, 3, 250], np.uint8).astype(numpy_dtype(dtype))
+    tensor, places = space.put(array), space.put(np.asarray([3, 0]))
+    for moved, wanted in (
+        (space.xp.take(tensor, places, axis=0), array[[3, 0]]),
+        (space.xp.take_along_axis(tensor, places, axis=0), array[[3, 0]]),
+        (space.xp.flip(tensor, axis=0), array[::-1]),
+    ):
+        assert space.get(moved).tobytes() == wanted.tobytes()

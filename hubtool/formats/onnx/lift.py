@@ -70,6 +70,7 @@ def lift(data: bytes) -> Lifted:
     _densify(model)
     if model.functions:
         repair.functions(model, opset)
+        repair.defaults(model)
         imports = [entry for function in model.functions for entry in function.opset_import]
         if any(_is_onnx(entry.domain) and entry.version != opset for entry in imports):
             # Converting a function while it is inlined takes the types of what it is given.

@@ -50,7 +50,7 @@ from hubtool.formats.onnx.walk import (
 )
 from hubtool.formats.onnx.withdrawn import WITHDRAWN, restate
 
-__all__ = ["CHANGED", "functions", "made_names", "repair", "settle"]
+__all__ = ["CHANGED", "defaults", "functions", "made_names", "repair", "settle"]
 
 CHANGED = {
     "BatchNormalization": 9,
@@ -89,6 +89,19 @@ def settle(model: onnx.ModelProto, opset: int, before: list[set[str]], notes: li
     model.opset_import.extend(kept)
     if opset < CHANGED["Resize"]:
         _raise(_asymmetric(model, notes))
+
+
+def defaults(model: onnx.ModelProto) -> None:
+    """Write out the defaults of functions' attributes in every call that leaves them out: inlining
+    forgets them."""
+    known = {(f.domain, f.name, f.overload): f.attribute_proto for f in model.functions}
+    bodies = [model.graph.node, *(function.node for function in model.functions)]
+    for nodes in bodies:
+        inner = (node for graph in graphs_in(nodes) for node in graph.node)
+        for node in (*nodes, *inner):
+            given = {attribute.name for attribute in node.attribute}
+            listed = known.get((node.domain, node.op_type, node.overload), ())
+            node.attribute.extend(default for default in listed if default.name not in given)
 
 
 def functions(model: onnx.ModelProto, opset: int) -> None:
