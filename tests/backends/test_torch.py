@@ -512,7 +512,7 @@ def test_looking_whether_torch_is_there_does_not_import_it(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "float8_e5m2", "float32"])
 def test_what_torch_holds_it_moves_too(dtype):
-    """torch itself takes no unsigned integers from one dimension, and turns no 8-bit floats round."""
+    """torch itself takes no unsigned integers from a vector, and turns no 8-bit floats round."""
     space = backend.TorchSpace("cpu")
     array = np.asarray([1, 2, 3, 250], np.uint8).astype(numpy_dtype(dtype))
     tensor, places = space.put(array), space.put(np.asarray([3, 0]))
