@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hubtool.ops import op
-from hubtool.ops.elementwise import as_float, erf
+from hubtool.ops.elementwise import as_float, erf, rounded
 from hubtool.ops.shape import axis_of
 
 __all__ = ["log_softmax", "sigmoid", "softmax"]
@@ -107,13 +107,10 @@ def shrink(ctx: Any, input: Array, *, bias: float = 0.0, lambd: float = 0.5) -> 
 def softmax(ctx: Any, input: Array, *, axis: int = -1) -> Array:
     """exp(x - max) / sum; of float16 each step is rounded, as the operator's function body does."""
     xp = ctx.xp
-    half = ctx.given.get("input") == "float16"
-
-    def step(x: Array) -> Array:
-        return ctx.cast(ctx.cast(x, "float16"), "float32") if half else x
-
-    powers = step(xp.exp(step(input - xp.max(input, axis=axis, keepdims=True))))
-    return powers / step(xp.sum(powers, axis=axis, keepdims=True))
+    half = "float16" if ctx.given.get("input") == "float16" else ""
+    shifted = rounded(ctx, input - xp.max(input, axis=axis, keepdims=True), half)
+    powers = rounded(ctx, xp.exp(shifted), half)
+    return powers / rounded(ctx, xp.sum(powers, axis=axis, keepdims=True), half)
 
 
 @op("LogSoftmax")

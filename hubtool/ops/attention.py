@@ -24,6 +24,7 @@ import numpy as np
 
 from hubtool.dtypes import DTYPES, WIDER
 from hubtool.ops import op
+from hubtool.ops.elementwise import rounded
 from hubtool.ops.shape import pad_axis
 
 __all__ = [
@@ -83,9 +84,9 @@ def attend(
     scores = xp.reshape(xp.matmul(grouped, _transposed(ctx, K)), (B, H, L, S))
     capped = xp.tanh(scores / softcap) * softcap if softcap else scores
     biased = capped if bias is None else capped + bias
-    taken = _rounded(ctx, biased, precision)
+    taken = rounded(ctx, biased, precision)
     taken = taken if score_mod is None else score_mod(taken)
-    weights = _rounded(ctx, _softmax(ctx, taken, bias, sink), precision)
+    weights = rounded(ctx, _softmax(ctx, taken, bias, sink), precision)
     weights = ctx.cast(weights if prob_mod is None else prob_mod(weights), dtype)
     rows = xp.reshape(weights, (B, G, H // G * L, S))
     Y = xp.reshape(xp.matmul(rows, ctx.cast(V, dtype)), (B, H, L, F))
@@ -104,11 +105,6 @@ def _check_heads(Q: Array, K: Array, V: Array) -> None:
 
 def _transposed(ctx: Any, x: Array) -> Array:
     return ctx.xp.permute_dims(x, (0, 1, 3, 2))
-
-
-def _rounded(ctx: Any, x: Array, dtype: str) -> Array:
-    """x in the precision of a dtype, in one wide enough to compute with."""
-    return ctx.cast(ctx.cast(x, dtype), WIDER.get(dtype, dtype)) if dtype else x
 
 
 def _softmax(ctx: Any, scores: Array, bias: Array, sink: Array) -> Array:

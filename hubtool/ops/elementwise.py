@@ -25,6 +25,7 @@ __all__ = [
     "erf",
     "is_integer",
     "lowest",
+    "rounded",
     "truncated_quotient",
 ]
 
@@ -47,6 +48,11 @@ def lowest(ctx: Any, x: Array) -> float | int | bool:
     if dtype == "bool":
         return False
     return int(np.iinfo(dtype).min) if is_integer(ctx, x) else -math.inf
+
+
+def rounded(ctx: Any, x: Array, dtype: str) -> Array:
+    """x in the precision of a dtype, held in one wide enough to compute with; x itself for ""."""
+    return ctx.cast(ctx.cast(x, dtype), WIDER.get(dtype, dtype)) if dtype else x
 
 
 def truncated_quotient(ctx: Any, A: Array, B: Array) -> Array:

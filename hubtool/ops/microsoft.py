@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import WIDER
 from hubtool.ops import REQUIRED, op
 from hubtool.ops.activation import BARE, gelu, sigmoid, softmax, swish
-from hubtool.ops.elementwise import clip
+from hubtool.ops.elementwise import clip, rounded
 from hubtool.ops.fused import nchw, nhwc
 from hubtool.ops.index import gather, gather_nd
 from hubtool.ops.linear import trilu
 from hubtool.ops.shape import axes_of, axis_of, guard_size, pad, range_, unsqueeze
 from hubtool.ops.window import conv_transpose, max_pool
 
-__all__ = ["in_precision"]
+__all__: list[str] = []
 
 Array = Any
 Ints = Sequence[int]
@@ -42,11 +41,6 @@ PLAIN: dict[str, Callable[..., Array]] = {
 
 for _name, _function in PLAIN.items():
     op(f"com.microsoft.{_name}")(_function)
-
-
-def in_precision(ctx: Any, x: Array, dtype: str) -> Array:
-    """x rounded to what a dtype under 32 bits can hold, as it is elsewhere."""
-    return ctx.cast(ctx.cast(x, dtype), WIDER[dtype]) if dtype in WIDER else x
 
 
 def _complex_product(ctx: Any, A: Array, B: Array, sign: int) -> Array:
@@ -110,15 +104,15 @@ def swi_glu(
         G, L = clip(ctx, G, None, limit), clip(ctx, L, -limit, limit)
     activated = swish(ctx, G, alpha=activation_alpha)
     if round_activation:
-        activated = in_precision(ctx, activated, ctx.given["gate"])
+        activated = rounded(ctx, activated, ctx.given["gate"])
     return activated * (L + activation_beta)
 
 
 @op("com.microsoft.ScaledSiLU")
 def scaled_silu(ctx: Any, X: Array, scale: Array = None, *, alpha: float = 1.0) -> Array:
     T = ctx.given["X"]
-    Z = in_precision(ctx, X * (alpha if scale is None else ctx.xp.reshape(scale, ())), T)
-    return Z * in_precision(ctx, sigmoid(ctx, Z), T)
+    Z = rounded(ctx, X * (alpha if scale is None else ctx.xp.reshape(scale, ())), T)
+    return Z * rounded(ctx, sigmoid(ctx, Z), T)
 
 
 @op("com.microsoft.LinearAttentionGate")
@@ -135,9 +129,9 @@ def gated_add(ctx: Any, X: Array, Y: Array, gate: Array, gate_weight: Array = No
     """X + Y · gate, one gate a row; with a weight, the gate is sigmoid(gate · gate_weight)."""
     T = ctx.given["X"]
     if gate_weight is not None:
-        gate = in_precision(ctx, ctx.xp.matmul(gate, gate_weight), T)
-        gate = in_precision(ctx, sigmoid(ctx, gate), T)
-    return X + in_precision(ctx, Y * gate, T)
+        gate = rounded(ctx, ctx.xp.matmul(gate, gate_weight), T)
+        gate = rounded(ctx, sigmoid(ctx, gate), T)
+    return X + rounded(ctx, Y * gate, T)
 
 
 @op("com.microsoft.ExpandDims", host=("axis",), moves=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from hubtool.dtypes import BITS, WIDER, is_float
 from hubtool.ops import op
-from hubtool.ops.elementwise import cast_to, element_type
+from hubtool.ops.elementwise import cast_to, element_type, rounded
 from hubtool.ops.shape import axis_of, pad_axis
 from hubtool.ops.window import conv
 
@@ -117,9 +117,8 @@ def _quotient(ctx: Any, x: Array, scale: Array, precision: str) -> Array:
     """x / scale as arithmetic in that precision gives it, in a dtype wide enough to go on with."""
     if not is_float(precision):
         raise ValueError(f"precision is {precision}, which is no floating point")
-    wide = WIDER.get(precision, precision)
-    x, scale = (ctx.cast(ctx.cast(value, precision), wide) for value in (x, scale))
-    return ctx.cast(ctx.cast(x / scale, precision), wide)
+    x, scale = (rounded(ctx, value, precision) for value in (x, scale))
+    return rounded(ctx, x / scale, precision)
 
 
 @op("DequantizeLinear", returns="")
