@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import BITS, WIDER, is_float
+from hubtool.dtypes import BITS, is_float
 from hubtool.ops import op
 from hubtool.ops.elementwise import cast_to, element_type, rounded
 from hubtool.ops.shape import axis_of, pad_axis
