@@ -338,7 +338,8 @@ def read_arrays(path: Source, graph: Graph) -> dict[str, Any]:
 
 
 def write_arrays(path: Source, outputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Write outputs as .npz by name, or the only one as .npy. Raises WriteError."""
+    """Write outputs as .npz by name (the items of a sequence as NAME.0, NAME.1, …), or the only one
+    as .npy. Raises WriteError."""
     import numpy as np
 
     from hubtool.files import new_file
@@ -349,15 +350,36 @@ def write_arrays(path: Source, outputs: Mapping[str, Any], *, overwrite: bool = 
             f"{len(outputs)} outputs cannot be written to '{path}'",
             hint="Name a file that ends in .npz, or in .npy for a single output.",
         )
-    if any(
-        not isinstance(value, np.ndarray) or value.dtype.hasobject for value in outputs.values()
-    ):
-        raise WriteError("outputs that are strings, sequences or maps cannot be written as arrays")
+    arrays, problems = _as_arrays(outputs)
+    if problems or (suffix == ".npy" and len(arrays) != 1):
+        raise WriteError(
+            f"not all outputs can be written to '{path}':",
+            problems=problems or ["a sequence is several arrays, which only .npz holds"],
+            hint="Without --output they are shown; in Python, model.run gives them as they are.",
+        )
     with new_file(Path(path), overwrite=overwrite) as stream:
         if suffix == ".npy":
-            np.save(stream, next(iter(outputs.values())), allow_pickle=False)
+            np.save(stream, next(iter(arrays.values())), allow_pickle=False)
         else:
-            np.savez(stream, **outputs)
+            np.savez(stream, **arrays)
+
+
+def _as_arrays(outputs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Outputs as arrays that files can hold, text as numpy's own and a sequence item by item; and
+    what cannot be one."""
+    arrays: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, value in outputs.items():
+        if isinstance(value, list):
+            found, inner = _as_arrays({f"{name}.{i}": item for i, item in enumerate(value)})
+            arrays.update(found)
+            problems += inner[:1]
+        elif value is None or isinstance(value, dict):
+            kind = "no value" if value is None else "a map"
+            problems.append(f"output '{name}' is {kind}, and no array")
+        else:
+            arrays[name] = value.astype(str) if value.dtype.hasobject else value
+    return arrays, problems
 
 
 def classify(

@@ -220,3 +220,41 @@ def test_the_installed_command_and_the_module_are_one() -> None:
     ):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout == f"hubtool, version {hubtool.__version__}\n"
+
+
+MIXED = """
+<ir_version: 10, opset_import: ["": 21, "ai.onnx.ml": 3]>
+agraph (int64[N] x)
+  => (string[N] text, seq(float[N]) pieces, seq(map(int64, float)) scores, float[N] y)
+{
+  text = ai.onnx.ml.LabelEncoder <keys_int64s = [0, 1], values_strings = ["no", "yes"]> (x)
+  y = Cast <to = 1> (x)
+  pieces = SequenceConstruct (y, y)
+  axis = Constant <value_ints = [1]> ()
+  columns = Unsqueeze (y, axis)
+  scores = ai.onnx.ml.ZipMap <classlabels_int64s = [7]> (columns)
+}
+"""
+
+
+def test_text_sequences_and_maps_are_shown_and_written_as_far_as_files_hold_them(
+    tmp_path: Path,
+) -> None:
+    model, given = tmp_path / "mixed.onnx", tmp_path / "x.npy"
+    onnx.save(onnx.parser.parse_model(MIXED), model)
+    np.save(given, np.asarray([1, 0]))
+    rows = {row["name"]: row for row in json.loads(run("run", model, given, "--json").stdout)}
+    assert rows["text"] == {"name": "text", "dtype": "string", "shape": [2], "begins": "yes, no"}
+    assert (rows["pieces"]["dtype"], rows["pieces"]["shape"]) == ("sequence", [2])
+    assert rows["scores"]["begins"] == "7: 1; 7: 0"
+
+    told = run("run", model, given, "--output", tmp_path / "out.npz", code=1).output
+    assert "output 'scores.0' is a map, and no array" in told
+    assert not (tmp_path / "out.npz").exists()
+    hubtool.api.write_arrays(
+        tmp_path / "out.npz",
+        {"text": np.asarray(["a", "ö"], object), "pieces": [np.zeros(2), np.ones(3)]},
+    )
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as written:
+        assert written["text"].tolist() == ["a", "ö"]
+        assert written["pieces.1"].tolist() == [1, 1, 1]

@@ -62,16 +62,29 @@ def _classify(model: hubtool.Model, file: str, top: int, as_json: bool) -> None:
 
 
 def _describe(outputs: dict[str, Any], as_json: bool) -> None:
-    import numpy as np
-
     rows = []
     for name, value in outputs.items():
-        array = np.asarray(value)
-        flat = array.reshape(-1)[:4].tolist()
-        shown = ", ".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in flat)
-        shape = list(array.shape)
-        rows.append({"name": name, "dtype": str(array.dtype), "shape": shape, "begins": shown})
+        dtype, shape, begins = _summary(value)
+        rows.append({"name": name, "dtype": dtype, "shape": shape, "begins": begins})
     if as_json:
         print_json(rows)
     else:
         print_table(("output", "dtype", "shape", "begins"), [tuple(row.values()) for row in rows])
+
+
+def _summary(value: Any) -> tuple[str, list[int], str]:
+    """What a value is, its shape (the length of a sequence or map), and how it begins."""
+    if value is None:
+        return "optional", [], "no value"
+    if isinstance(value, list):
+        return "sequence", [len(value)], "; ".join(_summary(item)[2] for item in value[:2])
+    if isinstance(value, dict):
+        shown = (
+            f"{key}: {item:.6g}" if isinstance(item, float) else f"{key}: {item}"
+            for key, item in [*value.items()][:4]
+        )
+        return "map", [len(value)], ", ".join(shown)
+    flat = value.reshape(-1)[:4].tolist()
+    shown = (f"{item:.6g}" if isinstance(item, float) else str(item) for item in flat)
+    dtype = "string" if value.dtype.hasobject else str(value.dtype)
+    return dtype, list(value.shape), ", ".join(shown)
