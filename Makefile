@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench soak clean
 
 .venv/ready: pyproject.toml constraints.txt tests/models.txt
 	$(PYTHON) -m venv .venv
@@ -27,6 +27,9 @@ check: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/core.py
 	$(BIN)/python benchmarks/hub.py
+
+soak: .venv/ready
+	$(BIN)/python benchmarks/soak.py
 
 clean:
 	rm -rf .venv build dist

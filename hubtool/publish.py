@@ -188,16 +188,22 @@ def search(
     *,
     tags: Sequence[str] = (),
     author: str | None = None,
+    pipeline: str | None = None,
+    library: str | None = None,
+    licence: str | None = None,
+    dataset: str | None = None,
     sort: str | None = None,
     limit: int | None = None,
     hub: str | None = None,
 ) -> list[Found]:
-    """Models of a hub that bear all of these tags, are by `author`, have `query` in their name.
+    """Models of a hub that meet every condition: all of these tags, this author, this task
+    (`pipeline`), library, licence, a dataset they were trained on, and every word of `query`
+    somewhere in their name, titles or tags (on huggingface.co: in their name).
 
     sort: "modified", "created", "downloads", "likes" or "trending", the highest first.
     Raises HubError, InputError.
 
-    Example: `[model.name for model in hubtool.search(tags=["Axon"])]`
+    Example: `[model.name for model in hubtool.search("resnet", tags=["Axon"], licence="mit")]`
     """
     from hubtool.hub import address
     from hubtool.hub import search as room
@@ -207,7 +213,16 @@ def search(
             f"models cannot be sorted by '{sort}'", hint=f"By {', '.join(room.SORTS)}."
         )
     return room.search(
-        address.resolve(hub), query, tags=tags, author=author, sort=sort, limit=limit
+        address.resolve(hub),
+        query,
+        tags=tags,
+        author=author,
+        pipeline=pipeline,
+        library=library,
+        licence=licence,
+        dataset=dataset,
+        sort=sort,
+        limit=limit,
     )
 
 

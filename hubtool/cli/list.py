@@ -19,6 +19,11 @@ SORTS = ("modified", "created", "downloads", "likes", "trending")
 @click.argument("query", required=False)
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Must be there; repeatable.")
 @click.option("--author", metavar="NAMESPACE", help="Only models of this user or organisation.")
+@click.option("--pipeline", metavar="TASK", help="Only models for it: image-classification.")
+@click.option("--library", metavar="NAME", help="Only models of this library: hubtool.")
+@click.option("--licence", "--license", metavar="ID", help="Only under this one: apache-2.0.")
+@click.option("--dataset", metavar="ID", help="Only models trained on it: ILSVRC/imagenet-1k.")
+@click.option("--search", metavar="WORDS", help="The same as QUERY; both are joined.")
 @click.option(
     "--sort",
     type=click.Choice(SORTS),
@@ -31,11 +36,13 @@ SORTS = ("modified", "created", "downloads", "likes", "trending")
 )
 @hub_option
 @json_option
-def list_(as_json: bool, limit: int, **options: Any) -> None:
-    """List the models of a hub: those with QUERY in their name that bear every TAG."""
+def list_(as_json: bool, limit: int, query: str | None, search: str | None, **options: Any) -> None:
+    """List the models of a hub: those that bear every TAG, and have every word of QUERY in their
+    name, titles or tags."""
     from hubtool.hub import address
 
-    found = hubtool.search(limit=limit + 1, **options)
+    words = " ".join(filter(None, [query, search])) or None
+    found = hubtool.search(words, limit=limit + 1, **options)
     if as_json:
         print_json([asdict(model) for model in found[:limit]])
     elif found:

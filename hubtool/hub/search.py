@@ -51,18 +51,26 @@ def search(
     *,
     tags: Sequence[str] = (),
     author: str | None = None,
+    pipeline: str | None = None,
+    library: str | None = None,
+    licence: str | None = None,
+    dataset: str | None = None,
     sort: str | None = None,
     limit: int | None = None,
 ) -> list[Found]:
-    """Models with *all* of these tags, by that author, with the query in their name.
+    """Models with *all* of these tags, by that author, with every word of the query.
 
-    sort: one of SORTS, the highest first. Raises HubError.
+    The hub knows library and licence as tags too. sort: one of SORTS, the highest first. Raises
+    HubError.
     """
+    filters = [*tags, *filter(None, [library, licence and f"license:{licence}"])]
     with connect(hub, "list models") as connection:
         rows = connection.api.list_models(
             search=query,
-            filter=list(tags) or None,
+            filter=filters or None,
             author=author,
+            pipeline_tag=pipeline,
+            trained_dataset=dataset,
             sort=SORTS[sort] if sort else None,
             limit=limit,
             full=True,

@@ -148,6 +148,7 @@ def apply(
                 f"'{branch}' of '{repo.name}' is at {head}, no longer at {request.parent}:"
                 " look at what came in between, and commit again."
             )
+        _check_kept(store, request, added)
         before = meta_history.tree_of(db, head)
         after = meta_history.put_tree(db, _changed(db, repo, branch, before, request, added))
         if after == before:
@@ -276,7 +277,7 @@ def _entry(operation: Add | Pointer, store: Store) -> Entry:
     if isinstance(operation, Add):
         blob = operation.blob
         return Entry(operation.path, blob.oid, blob.size, blob.sha256, False)
-    size = store.size(operation.sha256)
+    size = store.claim(operation.sha256)
     if size is None or operation.size not in (None, size):
         stored = "is not here" if size is None else f"has {size} bytes, not {operation.size}"
         raise errors.bad_request(
@@ -285,6 +286,17 @@ def _entry(operation: Add | Pointer, store: Store) -> Entry:
         )
     oid = meta_history.oid_of(meta_history.pointer(operation.sha256, size))
     return Entry(operation.path, oid, size, operation.sha256, True)
+
+
+def _check_kept(store: Store, request: CommitRequest, added: list[Entry]) -> None:
+    """Refusal 400 where a content was collected while the body was read, which took days then."""
+    for entry in added:
+        if store.claim(entry.sha256) is None:
+            line = next(one.line for one in request.operations if one.path == entry.path)
+            raise errors.bad_request(
+                f"line {line}, '{entry.path}': the content {entry.sha256} is not here any more;"
+                " upload it again."
+            )
 
 
 def _card(store: Store, request: CommitRequest, added: list[Entry]) -> dict[str, Any] | None:

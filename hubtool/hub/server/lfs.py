@@ -85,7 +85,7 @@ def _uploads(call: Call, announced: list[tuple[str, int]]) -> list[dict[str, Any
     offers: list[dict[str, Any]] = []
     for oid, size in announced:
         offer: dict[str, Any] = {"oid": oid, "size": size}
-        found = call.hub.store.size(oid)
+        found = call.hub.store.claim(oid)
         if found is None:
             verify = {"href": call.url(call.repo.name, ".git/info/lfs/objects/verify")}
             offer["actions"] = {"upload": _action(call, "PUT", oid, size), "verify": verify}

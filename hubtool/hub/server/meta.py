@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubtool.hub.server import errors, meta_history
+from hubtool.hub.server import errors, index_tables, meta_history
 from hubtool.hub.server.meta_database import Database
 from hubtool.hub.server.meta_history import Commit, Entry
 from hubtool.hub.server.store import Store
@@ -93,7 +94,6 @@ class Meta:
                 " VALUES (?, ?, ?, ?, ?) RETURNING id",
                 (name, owner, private, date, date),
             ).fetchone()
-            db.execute("INSERT INTO names(rowid, name) VALUES (?, ?)", (number, name))
             put_card(db, number, {}, [])
             entry = Entry(".gitattributes", blob.oid, blob.size, blob.sha256, False)
             meta_history.put_commit(
@@ -113,10 +113,7 @@ class Meta:
         """Remove a repository and its history; contents stay in the store."""
         with self.writing() as db:
             repo = _repo(db, name)
-            db.executemany(
-                "DELETE FROM tags WHERE tag = ? AND repo = ?", [(tag, repo.id) for tag in repo.tags]
-            )
-            db.execute("DELETE FROM names WHERE rowid = ?", (repo.id,))
+            index_tables.forget(db, repo.id, repo.tags)
             db.execute("DELETE FROM cards WHERE repo = ?", (repo.id,))
             meta_history.forget(db, repo.id)
             db.execute("DELETE FROM repos WHERE id = ?", (repo.id,))
@@ -265,10 +262,10 @@ def check_repo(db: sqlite3.Connection, repo: Repo) -> None:
 
 def put_card(db: sqlite3.Connection, repo: int, card: dict[str, Any], tags: list[str]) -> None:
     """Let a repository have this card, and be found by these tags."""
+    (name,) = db.execute("SELECT name FROM repos WHERE id = ?", (repo,)).fetchone()
     row = db.execute("SELECT tags FROM cards WHERE repo = ?", (repo,)).fetchone()
-    former = json.loads(row[0]) if row else []
-    db.executemany("DELETE FROM tags WHERE tag = ? AND repo = ?", [(tag, repo) for tag in former])
-    db.executemany("INSERT INTO tags(tag, repo) VALUES (?, ?)", [(tag, repo) for tag in tags])
+    index_tables.put_labels(db, repo, json.loads(row[0]) if row else [], tags)
+    index_tables.put_text(db, repo, name, tags, card)
     task, library = (
         found if isinstance(found := card.get(key), str) else None
         for key in ("pipeline_tag", "library_name")
@@ -280,23 +277,15 @@ def put_card(db: sqlite3.Connection, repo: int, card: dict[str, Any], tags: list
     )
 
 
-def repos_by_id(db: sqlite3.Connection, numbers: list[int]) -> list[Repo]:
-    """The repositories of these ids, in this order."""
-    rows = db.execute(
-        f"SELECT {REPO} FROM json_each(?) n CROSS JOIN {REPOS} WHERE r.id = n.value ORDER BY n.key",
-        (json.dumps(numbers),),
-    )
-    return [_made(row) for row in rows]
-
-
 def _repo(db: sqlite3.Connection, name: str) -> Repo:
     row = db.execute(f"SELECT {REPO} FROM {REPOS} WHERE r.name = ?", (name,)).fetchone()
     if row is None:
         raise errors.repo_not_found(name)
-    return _made(row)
+    return repo_of(row)
 
 
-def _made(row: tuple[Any, ...]) -> Repo:
+def repo_of(row: Sequence[Any]) -> Repo:
+    """The repository that a row of REPO says."""
     number, name, private, created, modified, head, downloads, likes, tags, card, *rest = row
     return Repo(
         id=number,

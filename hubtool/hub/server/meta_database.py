@@ -6,8 +6,11 @@ the process afterwards. A connection is used by one thread at a time and then le
 there are as many as were ever needed at once.
 
 The wide things stand apart from the narrow ones: `repos` is what every search walks over, `cards`
-is read only for what is shown. `tags` and `names` are indexes of `cards.tags` and `repos.name`.
-A tree is a list of files, stored once however many commits and repositories have it.
+is read only for what is shown. What searches go by stands in `index_tables`. A tree is a list of
+files, stored once however many commits and repositories have it.
+
+The file of an older hub is brought up when it is opened: every statement of the schema makes only
+what is missing, and UPS holds what else a step needs, all of it in one transaction.
 """
 
 from __future__ import annotations
@@ -16,21 +19,26 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hubtool.errors import HubError
-from hubtool.hub.server import errors
+from hubtool.hub.server import errors, index_tables
+from hubtool.hub.server.journal import Recorder, check_lost
+from hubtool.hub.server.store import locked
 
-__all__ = ["SCHEMA", "VERSION", "Database"]
+__all__ = ["LOCK", "SCHEMA", "VERSION", "Database"]
 
-VERSION = 1
+VERSION = 2
 WAIT_MS = 30_000
 COUNT_WAIT_MS = 1_000
+LOCK = "hub.lock"
+"""Shared by all who have the database open; who replaces it has it alone."""
+REBUILT = "the hub's database is being rebuilt"
 
-SCHEMA = """
-CREATE TABLE repos(
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS repos(
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     author TEXT NOT NULL,
@@ -39,28 +47,18 @@ CREATE TABLE repos(
     modified TEXT NOT NULL,
     downloads INTEGER NOT NULL DEFAULT 0,
     likes INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX repos_author ON repos(author);
-CREATE INDEX repos_created ON repos(created);
-CREATE INDEX repos_modified ON repos(modified);
-CREATE INDEX repos_downloads ON repos(downloads);
-CREATE INDEX repos_likes ON repos(likes);
 
-CREATE TABLE cards(
+CREATE TABLE IF NOT EXISTS cards(
     repo INTEGER PRIMARY KEY,
     tags TEXT NOT NULL,
     pipeline_tag TEXT,
     library TEXT,
     card TEXT NOT NULL);
-CREATE TABLE tags(
-    tag TEXT NOT NULL,
-    repo INTEGER NOT NULL,
-    PRIMARY KEY (tag, repo)) WITHOUT ROWID;
-CREATE VIRTUAL TABLE names USING fts5(name, tokenize='trigram');
 
-CREATE TABLE trees(
+CREATE TABLE IF NOT EXISTS trees(
     id INTEGER PRIMARY KEY,
     hash TEXT NOT NULL UNIQUE);
-CREATE TABLE entries(
+CREATE TABLE IF NOT EXISTS entries(
     tree INTEGER NOT NULL,
     path TEXT NOT NULL,
     oid TEXT NOT NULL,
@@ -68,7 +66,7 @@ CREATE TABLE entries(
     sha256 TEXT NOT NULL,
     lfs INTEGER NOT NULL,
     PRIMARY KEY (tree, path)) WITHOUT ROWID;
-CREATE TABLE commits(
+CREATE TABLE IF NOT EXISTS commits(
     oid TEXT PRIMARY KEY,
     repo INTEGER NOT NULL,
     parent TEXT,
@@ -79,15 +77,19 @@ CREATE TABLE commits(
     date TEXT NOT NULL,
     branch TEXT NOT NULL,
     digest TEXT) WITHOUT ROWID;
-CREATE INDEX commits_digest ON commits(repo, digest);
-CREATE INDEX commits_tree ON commits(tree);
-CREATE TABLE refs(
+CREATE INDEX IF NOT EXISTS commits_digest ON commits(repo, digest);
+CREATE INDEX IF NOT EXISTS commits_tree ON commits(tree);
+CREATE TABLE IF NOT EXISTS refs(
     repo INTEGER NOT NULL,
     kind TEXT NOT NULL,
     name TEXT NOT NULL,
     oid TEXT NOT NULL,
     PRIMARY KEY (repo, kind, name)) WITHOUT ROWID;
+{index_tables.SCHEMA}
 """
+
+UPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: index_tables.bring_up}
+"""From a version to the next, behind the schema: what tables that are only made would lack."""
 
 
 class Database:
@@ -96,17 +98,21 @@ class Database:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._free: list[sqlite3.Connection] = []
+        self._free: dict[bool, list[sqlite3.Connection]] = {False: [], True: []}  # True: that write
         self._closed = False
+        self._held = ExitStack()
         try:
             with _alone(path.parent):
-                self._free.append(self._open())
-                _prepare(self._free[0], path)
+                self._held.enter_context(locked(path.parent / LOCK, alone=False, busy=REBUILT))
+                check_lost(path.parent)
+                self._free[False].append(self._open())
+                _prepare(self._free[False][0], path)
+                self._recorder = Recorder(self._free[False][0], path.parent)
         except (OSError, sqlite3.DatabaseError) as error:
             self.close()
             raise HubError(
                 f"'{path}' cannot be used: {error}",
-                hint="Name another folder for the hub, or put a backup of the file there.",
+                hint="Name another folder; or rebuild it from hub.journal: hubtool hub reindex",
             ) from error
         except HubError:
             self.close()
@@ -120,9 +126,16 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """The only writer while the block lasts; all of it becomes true at its end, or nothing."""
-        with self._transaction("BEGIN IMMEDIATE") as connection:
+        """The only writer while the block lasts; all of it becomes true at its end, or nothing.
+        The journal tells of it first."""
+        with self._transaction("BEGIN IMMEDIATE", writes=True) as connection:
             yield connection
+            self._recorder.append(connection)
+
+    def renew_journal(self) -> None:
+        """Begin the journal anew, with all that the database holds."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            self._recorder.rewrite(connection)
 
     @contextmanager
     def careless(self) -> Iterator[sqlite3.Connection]:
@@ -140,12 +153,14 @@ class Database:
         """Close what is not in use now, and the rest when it is given back."""
         with self._lock:
             self._closed = True
-            while self._free:
-                self._free.pop().close()
+            for free in self._free.values():
+                while free:
+                    free.pop().close()
+            self._held.close()
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
-        with _refusing(), self._lent() as connection:
+    def _transaction(self, begin: str, *, writes: bool = False) -> Iterator[sqlite3.Connection]:
+        with _refusing(), self._lent(writes=writes) as connection:
             connection.execute(begin)
             try:
                 yield connection
@@ -155,10 +170,11 @@ class Database:
                 raise
 
     @contextmanager
-    def _lent(self) -> Iterator[sqlite3.Connection]:
+    def _lent(self, *, writes: bool = False) -> Iterator[sqlite3.Connection]:
+        free = self._free[writes]
         with self._lock:
-            connection = self._free.pop() if self._free else None
-        connection = connection or self._open()
+            connection = free.pop() if free else None
+        connection = connection or self._open(writes=writes)
         try:
             yield connection
         finally:
@@ -166,11 +182,13 @@ class Database:
                 if self._closed or connection.in_transaction:
                     connection.close()
                 else:
-                    self._free.append(connection)
+                    free.append(connection)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, *, writes: bool = False) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         _settle(connection)
+        if writes:
+            self._recorder.install(connection)
         return connection
 
 
@@ -192,19 +210,39 @@ def _settle(connection: sqlite3.Connection) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """A new file gets the schema; one that holds another schema is refused."""
+    """A new file gets the schema, an older one what is new; what is no hub's is refused."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if version == 0 and tables == 0:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    elif version > VERSION:
+    if version > VERSION:
         raise HubError(
             f"'{path}' has schema {version}; this hubtool knows schema {VERSION}",
             hint="A newer hubtool made it: update hubtool.",
         )
-    elif version != VERSION:
+    if version == 0 and tables:
         raise HubError(f"'{path}' is a database, but not one of a hub", hint="Name another folder.")
+    if version < VERSION:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in _statements(SCHEMA):
+                connection.execute(statement)
+            for step in range(version or VERSION, VERSION):
+                UPS[step](connection)
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.rollback()
+            raise
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of a script, for a transaction, which `executescript` would end."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 @contextmanager

@@ -23,6 +23,7 @@ __all__ = [
     "entries",
     "entry_of",
     "forget",
+    "name_of_tree",
     "now",
     "oid_of",
     "pointer",
@@ -97,17 +98,22 @@ def entry_of(row: tuple[str, str, int, str, int]) -> Entry:
 
 def put_tree(db: sqlite3.Connection, found: Iterable[Entry]) -> int:
     """The tree that holds these files, new or known."""
-    rows = sorted(astuple(entry) for entry in found)
-    name = _sha1(rows)
+    found = list(found)
+    name = name_of_tree(found)
     known = db.execute("SELECT id FROM trees WHERE hash = ?", (name,)).fetchone()
     if known:
         return int(known[0])
     (tree,) = db.execute("INSERT INTO trees(hash) VALUES (?) RETURNING id", (name,)).fetchone()
     db.executemany(
         "INSERT INTO entries(tree, path, oid, size, sha256, lfs) VALUES (?, ?, ?, ?, ?, ?)",
-        [(tree, *row) for row in rows],
+        [(tree, *astuple(entry)) for entry in found],
     )
     return int(tree)
+
+
+def name_of_tree(found: Iterable[Entry]) -> str:
+    """The hash by which the tree of these files is known."""
+    return _sha1(sorted(astuple(entry) for entry in found))
 
 
 def tree_of(db: sqlite3.Connection, oid: str) -> int:

@@ -2,34 +2,58 @@
 
     blobs/ab/cd/abcd…       a file's content, whole and on the disk before it bears this name
     tmp/.blob.*.hubtool-tmp what is being written, flock-ed for as long as its writer lives
+    store.json              the store's own name, and how often contents were collected
 
 A blob is hashed while it is written, fsynced, renamed, and its folders fsynced, so a crash leaves
 nothing or the whole of it. Nothing here is ever changed, and several processes may share a store:
 the same content written twice at once is the same file. What a dead writer left is swept.
+
+A content that no commit names yet stays for a time: its file's mtime says when somebody last
+wanted it (`claim`), and only what nobody wanted for long is collected (see `collect`).
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hubtool import files
+from hubtool.errors import HubError
 from hubtool.hub.server import errors
 
-__all__ = ["Blob", "Store", "Writer", "full_disk"]
+__all__ = ["Blob", "Store", "Writer", "full_disk", "locked"]
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CHUNK = 1 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@contextmanager
+def locked(path: Path, *, alone: bool, busy: str = "") -> Iterator[None]:
+    """Holds a lock that many may share or one may have alone. Where somebody else stands in the
+    way it waits; or raises HubError, if there is something to say of who is `busy`."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+            fcntl.flock(handle, kind | fcntl.LOCK_NB if busy else kind)
+        except BlockingIOError:
+            raise HubError(busy, hint="Try again when that has ended.") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -65,6 +89,7 @@ class Store:
     """The blobs below a folder, which is made where it is missing."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self.blobs = root / "blobs"
         self.tmp = root / "tmp"
         for folder in (self.blobs, self.tmp):
@@ -92,9 +117,81 @@ class Store:
         except FileNotFoundError:
             return None
 
+    def claim(self, sha256: str) -> int | None:
+        """How long a stored content is, which is wanted and will not be collected soon; None if it
+        is not stored. To be asked before a client is told that a content need not be sent, and
+        again in the transaction that names it."""
+        place = self.path(sha256)
+        with self.shared():
+            try:
+                os.utime(place)
+                return place.stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def discard(self, unwanted: Iterable[str], before: float) -> list[str]:
+        """Remove those of the contents that nobody wanted since then; which they were. While it
+        lasts no content is claimed or put in place, so there should not be many."""
+        gone = []
+        with locked(self._lock, alone=True):
+            for sha256 in unwanted:
+                with suppress(FileNotFoundError):
+                    if self.path(sha256).stat().st_mtime < before:
+                        self.path(sha256).unlink()
+                        gone.append(sha256)
+        return gone
+
+    def shared(self) -> AbstractContextManager[None]:
+        """Nothing is collected while the block lasts, which should not be long."""
+        return locked(self._lock, alone=False)
+
+    def uuid(self) -> str:
+        """The store's own name, made once; a copy of the store gets another."""
+        return str(self._about()["uuid"])
+
+    def epoch(self) -> int:
+        """How often contents were collected. It goes up *before* the first of them is gone, so
+        whoever remembers what the store has does so for one uuid and one epoch only."""
+        return int(self._about()["epoch"])
+
+    def next_epoch(self) -> int:
+        """Begin another epoch, on the disk for good; for whoever collects, alone."""
+        about = self._about()
+        about["epoch"] += 1
+        with files.new_file(self._said, overwrite=True) as stream:
+            stream.write(json.dumps(about).encode())
+        return int(about["epoch"])
+
     def sweep(self) -> None:
         """Remove what writers left that are no longer alive."""
         files.sweep(self.tmp)
+        files.sweep(self.root)
+
+    @property
+    def _said(self) -> Path:
+        return self.root / "store.json"
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / "store.lock"
+
+    def _about(self) -> dict[str, Any]:
+        """What store.json says; whoever comes first makes it, and a link appears whole."""
+        while True:
+            with suppress(FileNotFoundError):
+                about: dict[str, Any] = json.loads(self._said.read_bytes())
+                return about
+            temporary, handle = files.temporary_file(self._said)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(json.dumps({"uuid": uuid.uuid4().hex, "epoch": 0}).encode())
+                    stream.flush()
+                    os.fsync(handle)
+                    with suppress(FileExistsError):
+                        self._said.hardlink_to(temporary)
+            finally:
+                temporary.unlink(missing_ok=True)
+            files.sync(self.root)
 
 
 class Writer:
@@ -134,7 +231,8 @@ class Writer:
         with full_disk():
             os.fsync(self._stream.fileno())
             place.parent.mkdir(parents=True, exist_ok=True)
-            self._temporary.replace(place)
+            with self._store.shared():
+                self._temporary.replace(place)
             for folder in (place.parent, place.parent.parent, self._store.blobs):
                 files.sync(folder)
         return Blob(found, self.size, place)

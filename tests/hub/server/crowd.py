@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import sqlite3
 import sys
 from collections.abc import Callable
 from itertools import count
@@ -20,6 +18,7 @@ from typing import Any
 
 from hubtool.hub.server.errors import Refusal
 
+from . import faults
 from .bodies import Hub, file, header
 
 PROCESSES = 8
@@ -81,7 +80,7 @@ def openers(root: Path) -> Any:
 
 
 def kills(root: Path) -> Any:
-    """A create and a commit, killed before every fsync, rename and SQL statement in turn."""
+    """A create and a commit, killed before every step on the disk or in the database in turn."""
     prepared = root / "prepared"
     hub = Hub(prepared)
     hub.meta.create("axon/m")
@@ -138,28 +137,15 @@ def _count_steps(last: int) -> None:
     """Kill this process before its last step."""
     steps = 0
 
-    def step(*_: Any) -> None:
+    def step(name: str) -> None:
         nonlocal steps
+        if name == "sql trigger":
+            return  # part of another statement
         steps += 1
         if steps == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            faults.die()
 
-    def before(function: Any) -> Any:
-        def stepping(*arguments: Any, **options: Any) -> Any:
-            step()
-            return function(*arguments, **options)
-
-        return stepping
-
-    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
-        connection = plain(*arguments, **options)
-        connection.set_trace_callback(step)
-        return connection
-
-    plain = sqlite3.connect
-    sqlite3.connect = connect
-    for name in ("fsync", "replace", "mkdir", "unlink"):
-        setattr(os, name, before(getattr(os, name)))
+    faults.watch(step)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hubtool.hub.server import index
+from hubtool.hub.server.check import check
 from hubtool.hub.server.meta import Repo
 
 from . import crowd
@@ -76,6 +77,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path: Path) -> None:
     assert found[-1]["code"] == 0
     landed = 0
     for one in found:
+        assert check(Path(one["place"])).problems == []
         hub = Hub(Path(one["place"]))
         made = {repo.name: repo for repo in index.search(hub.meta)[0]}
         assert set(made) - {"axon/new"} == {"axon/m"}
@@ -94,6 +96,8 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new(tmp_path: Path) -> None:
         assert len(hub.content(again.oid)) == 3
         assert len(hub.meta.log(repo, again.oid, limit=9)) == 2
         hub.meta.close()
+        sound = check(hub.root)
+        assert (sound.problems, sound.strays) == ([], [])
     assert 1 <= landed < len(found) / 2
 
 
