@@ -82,6 +82,31 @@ def test_more_than_the_limit_is_told(home: Path, folder: Path) -> None:
     assert names == ["axon/model-2", "axon/model-1", "axon/model-0"]
 
 
+def test_a_list_goes_by_everything_that_a_card_says(home: Path, folder: Path) -> None:
+    header = "license: mit\npipeline_tag: image-classification\nlibrary_name: hubtool\n"
+    header += "datasets: [ILSVRC/imagenet-1k]\ntags: [Axon, mine]\n"
+    card = folder.parent / "card.md"
+    card.write_text(f"---\n{header}---\n# A convolution\n\nA model.\n")
+    run("push", folder, "axon/carded", "--card", card)
+    run("push", folder, "other/plain")
+    for option, value, other in (
+        ("--author", "axon", "nobody"),
+        ("--tag", "mine", "Mine"),
+        ("--pipeline", "image-classification", "text-generation"),
+        ("--library", "hubtool", "keras"),
+        ("--licence", "mit", "apache-2.0"),
+        ("--license", "mit", "gpl-3.0"),
+        ("--dataset", "ILSVRC/imagenet-1k", "mnist"),
+        ("--search", "MINE axon/", "mine nothing"),
+    ):
+        names = [m["name"] for m in json.loads(run("list", option, value, "--json").stdout)]
+        assert "axon/carded" in names and (option == "--library" or len(names) == 1), option
+        assert json.loads(run("list", option, other, "--json").stdout) == []
+    assert "axon/carded" in run("list", "card", "--search", "ax", "--tag", "Axon").stdout
+    found = hubtool.search("carded", licence="mit", dataset="ILSVRC/imagenet-1k", library="hubtool")
+    assert [model.name for model in found] == ["axon/carded"]
+
+
 def test_the_card_is_linted_with_line_and_mend(home: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "card.md").write_text(CARD)
     said = run("card", "lint", tmp_path / "card.md", code=1)
@@ -159,7 +184,8 @@ def test_serve_answers_until_it_is_told_to_end(home: Path, folder: Path) -> None
             url = server.stderr.readline().split()[0]
             pushed = json.loads(run("push", folder, NAME, "--hub", url, "--json").stdout)
             with urlopen(pushed["url"], timeout=30) as page:  # what a push prints can be opened
-                assert json.load(page)["sha"] == pushed["revision"]
+                assert page.headers["X-Repo-Commit"] == pushed["revision"]
+                assert f"<h1>{NAME}</h1>" in page.read().decode()
             assert NAME in run("list", "--hub", url).stdout
         finally:
             server.send_signal(signal.SIGTERM)

@@ -33,11 +33,13 @@ from hubtool.hub.server import (
     routes_models,
     routes_repos,
     routes_trees,
+    routes_xet,
 )
 from hubtool.hub.server.auth import Guard, Signer
 from hubtool.hub.server.meta import Meta
 from hubtool.hub.server.routes import Call, Hub, RefusalWithHeaders, answer, small_body
 from hubtool.hub.server.store import Store
+from hubtool.hub.server.web import pages, render
 
 __all__ = ["ROUTES", "App", "Route", "create_app"]
 
@@ -95,9 +97,20 @@ ROUTES: Sequence[Route] = (
     Route("POST", f"{OBJECTS}/verify", lfs.verify, writes=True),
     Route("PUT", f"{OBJECTS}/{{oid}}", lfs.upload),
     Route("GET", f"{OBJECTS}/{{oid}}", lfs.download),
+    Route("GET", f"{MODEL}/xet-write-token/{{rev}}", routes_xet.write_token),
+    Route("POST", "/xet/{epoch}/v1/xorbs/default/{hash}", routes_xet.xorb),
+    Route("POST", "/xet/{epoch}/v1/shards", routes_xet.shard),
     Route("GET", "/{id}/resolve/{rev}/{path}", downloads.resolve),
     Route("GET", "/{id}/raw/{rev}/{path}", downloads.raw),
-    Route("GET", "/{id}/tree/{rev}", routes_models.page),
+    Route("GET", "/", pages.start),
+    Route("GET", "/-/style.css", pages.style),
+    Route("GET", "/models", pages.models),
+    Route("GET", "/{id}", pages.model),
+    Route("GET", "/{id}/tree/{rev}", pages.tree),
+    Route("GET", "/{id}/tree/{rev}/{path}", pages.tree),
+    Route("GET", "/{id}/blob/{rev}/{path}", pages.blob),
+    Route("GET", "/{id}/commits/{rev}", pages.commits),
+    Route("GET", "/{id}/commit/{rev}", pages.commit),
 )
 
 
@@ -172,7 +185,7 @@ class App:
                 response = await self.hub.run(route.handler, call)
             return response
         except errors.Refusal as refusal:
-            return _refused(refusal)
+            return _refused(refusal, page=render.wants_page(call.request))
         except ClientDisconnect:
             raise
         except Exception:
@@ -188,7 +201,8 @@ class App:
             parts = [unquote(part, errors="strict") for part in raw.split("/")]
         except UnicodeDecodeError:
             raise errors.bad_request("The path is not UTF-8.") from None
-        found = [(route, _match(route.path.split("/"), parts)) for route in ROUTES]
+        of_api = [r for r in ROUTES if (r.path.split("/")[1] == "api") == (parts[1:2] == ["api"])]
+        found = [(route, _match(route.path.split("/"), parts)) for route in of_api]
         fitting = [(route, part) for route, part in found if part is not None]
         method = "GET" if call.request.method == "HEAD" else call.request.method
         for route, part in fitting:
@@ -220,10 +234,12 @@ def _match(pattern: list[str], parts: list[str]) -> dict[str, str] | None:
     return None
 
 
-def _refused(refusal: errors.Refusal) -> Response:
+def _refused(refusal: errors.Refusal, *, page: bool = False) -> Response:
     headers = {"X-Error-Message": refusal.message}
     if refusal.code:
         headers["X-Error-Code"] = refusal.code
     if isinstance(refusal, RefusalWithHeaders):
         headers |= refusal.headers
+    if page:
+        return render.refused(refusal, headers)
     return answer({"error": refusal.message, **refusal.body}, refusal.status, headers)

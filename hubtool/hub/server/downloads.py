@@ -46,6 +46,7 @@ class FileAnswer(Response):
         self._hub, self._repo, self._path = call.hub, call.repo, path
         if not path.is_file() or path.stat().st_size != size:
             raise errors.Refusal(500, f"This hub is damaged: the content of '{name}' is not here.")
+        self._in_a_page = call.request.headers.get("sec-fetch-dest") == "image"
         known = _known(call.request, etag)
         wanted = None if known else _range(call.request, size, etag)
         self._start, self._stop = wanted or (0, size)
@@ -73,7 +74,7 @@ class FileAnswer(Response):
                 await self._send(stream, send, gone)
         finally:
             gone.cancel()
-        if self._start == 0:
+        if self._start == 0 and not self._in_a_page:
             await self._hub.run(self._hub.meta.count_download, self._repo)
 
     async def _send(self, stream: io.FileIO, send: Send, gone: asyncio.Task[None]) -> None:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from hubtool.hub.server import commits, errors
 from hubtool.hub.server.meta import Commit, Entry
 from hubtool.hub.server.routes import Call, answer, pour
+from hubtool.hub.server.routes_xet import speaks_xet
 from hubtool.hub.server.store import Blob, full_disk
 
 __all__ = ["commit", "ignored", "preupload", "validate_yaml"]
@@ -24,7 +25,7 @@ LARGE = 1_000_000
 """Bytes above which a file goes the way of large ones whatever it is called."""
 MAX_RULES = 1 << 20
 OURS = "hubtool/"
-"""Begins the User-Agent of clients that speak Git LFS; the official one would speak Xet."""
+"""Begins the User-Agent of clients that speak Git LFS also to a hub that does not speak Xet."""
 
 
 def validate_yaml(call: Call) -> Response:
@@ -70,12 +71,13 @@ def preupload(call: Call) -> Response:
         for line in _stored_text(call, ".gitattributes").splitlines()
         if "filter=lfs" in line.split()
     ]
-    speaks_lfs = call.hub.lfs or OURS in call.request.headers.get("user-agent", "")
+    ours = OURS in call.request.headers.get("user-agent", "")
+    apart = call.hub.lfs or ours or speaks_xet()  # a client chooses between Git LFS and Xet itself
     there = {entry.path: entry for entry in call.hub.meta.files(call.commit.oid)}
     answers = []
     for path, size in map(_announced, files):
         big = size > LARGE or any(_matches(path, rule) for rule in large)
-        lfs = speaks_lfs and big and size > 0  # clients send an empty file with the commit anyway
+        lfs = apart and big and size > 0  # clients send an empty file with the commit anyway
         answers.append(
             {
                 "path": path,

@@ -8,7 +8,6 @@ silently ignored finds the wrong models.
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from starlette.responses import Response
 
@@ -17,10 +16,17 @@ from hubtool.hub.server.meta import Commit, Entry, Repo
 from hubtool.hub.server.meta_history import pointer
 from hubtool.hub.server.routes import Call, Hub, answer
 
-__all__ = ["info", "lfs_of", "list_models", "page"]
+__all__ = ["info", "lfs_of", "list_models"]
 
+TAGS = {
+    **{"filter": "", "other": "", "pipeline_tag": "", "library": "", "language": ""},
+    **{"license": "license:", "dataset": "dataset:"},
+}
+"""The parameters that name a tag, each with what it leaves out of the tag's beginning."""
+DIRECTIONS = {"-1": False, "1": True}
 KNOWN = {
-    *("filter", "author", "search", "sort", "direction", "limit", "cursor", "pipeline_tag"),
+    *TAGS,
+    *("author", "search", "sort", "direction", "limit", "cursor"),
     *("full", "cardData", "config", "expand"),
 }
 PAGE = 1000
@@ -31,22 +37,39 @@ def list_models(call: Call) -> Response:
     """GET /api/models"""
     query = call.request.query_params
     unknown = sorted(set(query) - KNOWN)
-    if unknown or query.get("direction", "-1") != "-1":
+    direction = query.get("direction", "-1")
+    if unknown or direction not in DIRECTIONS:
         raise errors.bad_request(
-            f"This hub cannot list by {', '.join(unknown) or 'ascending direction'}: "
-            "it knows filter, author, search, sort (descending), limit."
+            f"This hub cannot list by {', '.join(unknown) or f'direction={direction}'}: "
+            f"it knows {', '.join(sorted(KNOWN))}; direction is 1 or -1."
         )
+    expand = query.getlist("expand")
+    with_card = call.flag("cardData") or "cardData" in expand
     repos, cursor = index.search(
         call.hub.meta,
-        filter=[*query.getlist("filter"), *query.getlist("pipeline_tag")],
+        filter=[
+            value if value.startswith(kind) else kind + value
+            for name, kind in TAGS.items()
+            for value in query.getlist(name)
+        ],
         author=query.get("author"),
         query=query.get("search"),
         sort=query.get("sort"),
+        ascending=DIRECTIONS[direction],
         limit=call.number("limit", PAGE, PAGE),
         cursor=query.get("cursor"),
         include_private=call.hub.guard.open_writes,
+        cards=with_card,
     )
-    return answer([_listed(call, repo) for repo in repos], headers=call.next_page(cursor))
+    listed = [_described(repo) for repo in repos]
+    if with_card:
+        for model, repo in zip(listed, repos, strict=True):
+            model["cardData"] = repo.card
+    if call.flag("full") or "siblings" in expand:
+        paths = index.paths(call.hub.meta, [repo.head for repo in repos])
+        for model, repo in zip(listed, repos, strict=True):
+            model["siblings"] = [{"rfilename": path} for path in paths[repo.head]]
+    return answer([_expanded(model, expand) for model in listed], headers=call.next_page(cursor))
 
 
 def info(call: Call) -> Response:
@@ -69,17 +92,6 @@ def lfs_of(entry: Entry) -> dict[str, Any]:
     """What the Hub says of a large file: `oid` is the sha256."""
     length = len(pointer(entry.sha256, entry.size))
     return {"oid": entry.sha256, "size": entry.size, "pointerSize": length}
-
-
-def _listed(call: Call, repo: Repo) -> dict[str, Any]:
-    described = _described(repo)
-    expand = call.request.query_params.getlist("expand")
-    if call.flag("cardData") or "cardData" in expand:
-        described["cardData"] = repo.card
-    if call.flag("full") or "siblings" in expand:
-        files = call.hub.meta.files(repo.head)
-        described["siblings"] = [_sibling(entry, blobs=False) for entry in files]
-    return _expanded(described, expand)
 
 
 def _described(repo: Repo) -> dict[str, Any]:
@@ -136,9 +148,3 @@ def _card(hub: Hub, commit: Commit) -> dict[str, Any]:
         return front_matter(hub.store.path(entry.sha256).read_text(encoding="utf-8-sig"))
     except ValueError:
         return {}
-
-
-def page(call: Call) -> Response:
-    """GET /{id}/tree/{rev}: the address that a push prints; there are no pages yet."""
-    address = f"{call.base}/api/models/{quote(call.repo.name)}/revision/{call.commit.oid}"
-    return Response(status_code=302, headers={"Location": address})

@@ -22,7 +22,14 @@ PRINTABLE = re.compile(r"[ -~]+")
 
 
 def test_an_unknown_route_is_404_as_json(url: str) -> None:
-    for path in ("/", "/nothing/here", "/api", "/api/models/a/b/c/d/e", "//", "/api/models/a/b/"):
+    for path in (
+        "/nothing/here",
+        "/nothing",
+        "/api",
+        "/api/models/a/b/c/d/e",
+        "//",
+        "/api/models/a/b/",
+    ):
         answer = ask(url, "GET", path)
         assert answer.status == 404, path
         assert answer.data["error"] == answer.headers["X-Error-Message"]
@@ -284,7 +291,7 @@ def test_the_card_of_a_revision_is_that_revisions(repo: Repo) -> None:
 
 
 def test_a_list_refuses_what_it_cannot_do(url: str) -> None:
-    for query in ("num_parameters=min:6B", "direction=1", "limit=0", "limit=x", "sort=name"):
+    for query in ("num_parameters=min:6B", "direction=2", "limit=0", "limit=x", "sort=name"):
         assert ask(url, "GET", f"/api/models?{query}").status == 400, query
     assert ask(url, "GET", "/api/models?cursor=forged").status == 400
 
@@ -315,11 +322,23 @@ def test_a_list_goes_by_every_filter_in_pages(tmp_path: Path) -> None:
         assert first.data[0]["cardData"]["tags"] == ["Axon", "even"]
         link = first.headers["Link"].partition(">")[0].removeprefix(f"<{url}")
         assert [model["id"] for model in ask(url, "GET", link).data] == ["axon/net-2", "axon/net-1"]
+        assert found("filter=Axon&sort=createdAt&direction=1&limit=2") == [
+            "axon/net-0",
+            "axon/net-1",
+        ]
+        assert found("search=9+OTHER") == found("search=OT&limit=1") == ["other/net-9"]
+        assert found("search=%22axon%22") == found("search=net*") == found("search=%25") == []
+        assert len(found("other=Axon&library=odd")) == 2 and found("license=mit") == []
+        only = ask(url, "GET", "/api/models?search=net-9&expand=downloads&expand=siblings").data[0]
+        assert set(only) == {"_id", "id", "modelId", "downloads", "siblings"}
         full = ask(url, "GET", "/api/models?search=net-9&full=true").data[0]
         assert full["siblings"] == [{"rfilename": ".gitattributes"}]
 
 
-def test_preupload_says_lfs_only_to_those_who_speak_it(repo: Repo) -> None:
+def test_preupload_says_lfs_only_to_those_who_speak_it_where_xet_is_not_spoken(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes_commits, "speaks_xet", lambda: False)
     sizes = {"a.onnx": 10, "b.txt": 2_000_000, "c.txt": 10, "sub/d.onnx": 10, "empty.onnx": 0}
     files = [{"path": path, "size": size, "sample": ""} for path, size in sizes.items()]
 
@@ -331,7 +350,10 @@ def test_preupload_says_lfs_only_to_those_who_speak_it(repo: Repo) -> None:
     assert modes("hubtool/0.1; hf_hub/2.4.0") == ["lfs", "lfs", "regular", "lfs", "regular"]
 
 
-def test_preupload_names_what_stands_there_in_the_way_it_is_to_be_sent(repo: Repo) -> None:
+def test_preupload_names_what_stands_there_in_the_way_it_is_to_be_sent(
+    repo: Repo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes_commits, "speaks_xet", lambda: False)
     repo.upload(b"weights")
     repo.commit(large("w.bin", b"weights"), file("t.txt", "text"))
     sizes = {"w.bin": 7, "t.txt": 4, "new.txt": 1}

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from hubtool.hub.server import routes_commits
+from hubtool.hub.server.meta_history import pointer
 from hubtool.hub.server.run import Background
 
 from .conftest import HF, Client, ClientError, Repo, ask, hf_environment
@@ -23,7 +25,7 @@ CARD = "---\nlicense: apache-2.0\npipeline_tag: image-classification\ntags:\n- {
 
 @pytest.fixture(scope="module")
 def client(url: str, new_client: Callable[..., Client]) -> Client:
-    """As it is installed, with Xet; the server answers it `regular`."""
+    """As it is installed, with Xet."""
     return new_client(url, HF_TOKEN="hf_any")
 
 
@@ -84,11 +86,17 @@ def test_a_repository_is_created_once(client: Client) -> None:
     assert client("create_repo", "mine")["repo_id"] == "local/mine"
 
 
-@pytest.mark.parametrize("way", ["client", "without_xet", "over_lfs"])
+@pytest.mark.parametrize("way", ["client", "without_xet", "over_lfs", "regular"])
 def test_small_and_large_files_go_up_and_come_back(
-    way: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
+    way: str,
+    folder: Path,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client: Client = request.getfixturevalue(way)
+    if way == "regular":
+        monkeypatch.setattr(routes_commits, "speaks_xet", lambda: False)
+    client: Client = request.getfixturevalue("client" if way == "regular" else way)
     name = published(client, f"axon/{way.replace('_', '-')}", folder)
     client(
         "upload_file",
@@ -124,7 +132,7 @@ def test_small_and_large_files_go_up_and_come_back(
         "why",
     )
     lfs = ask(client.url, "GET", f"/{name}/resolve/main/again.bin").headers["X-Linked-Size"]
-    assert lfs == (str(BIG) if way == "over_lfs" else None)
+    assert lfs == (None if way == "regular" else str(BIG))
 
 
 def test_the_same_folder_again_is_no_new_commit(client: Client, model: str, folder: Path) -> None:
@@ -142,7 +150,8 @@ def test_a_model_is_described(client: Client, model: str, folder: Path) -> None:
     sizes = client("model_info", model, files_metadata=True)["siblings"]
     (weights,) = [file for file in sizes if file["rfilename"] == "model.safetensors"]
     content = (folder / "model.safetensors").read_bytes()
-    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    told = pointer(hashlib.sha256(content).hexdigest(), BIG)
+    git = hashlib.sha1(b"blob %d\0" % len(told) + told).hexdigest()
     assert (weights["size"], weights["blob_id"]) == (BIG, git)
     assert client("model_info", model, expand=["downloads", "tags"])["tags"] == info["tags"]
 

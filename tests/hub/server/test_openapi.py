@@ -59,6 +59,8 @@ def test_a_writing_route_is_never_a_get() -> None:
         "/api/models/{id}/paths-info/{rev}",
         "/{id}.git/info/lfs/objects/batch",  # decides by its operation
         "/{id}.git/info/lfs/objects/{oid}",  # decides by its signature
+        "/xet/{epoch}/v1/xorbs/default/{hash}",  # decide by a token of their own
+        "/xet/{epoch}/v1/shards",
     }
 
 
