@@ -9,10 +9,8 @@ announced. Downloads know nothing of this. https://huggingface.co/docs/xet/uploa
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
-from contextlib import suppress
 from mmap import mmap
 
 from hubtool.hub.server import errors, xet_hash
@@ -97,9 +95,8 @@ def _check_term(term: Term, opened: Opened, tree: xet_hash.Tree) -> None:
 
 
 def _store(shard: Shard, file: File, opened: Opened, store: Store) -> None:
-    """Puts a file together in the store, unless it is there; then its age begins anew."""
-    with suppress(FileNotFoundError):
-        os.utime(store.path(file.sha256))
+    """Puts a file together in the store, unless it is there; then it is wanted once more."""
+    if store.claim(file.sha256) is not None:
         return
     with store.writer() as writer:
         for term in shard.terms(file):
