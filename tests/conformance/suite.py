@@ -207,12 +207,3 @@ def _operators(graph: onnx.GraphProto) -> Iterator[str]:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
                 yield from _operators(attribute.g)
-
-
-if __name__ == "__main__":
-    import sys
-
-    from .__main__ import main
-
-    warnings.simplefilter("ignore")
-    sys.exit(main(*sys.argv[1:]))
