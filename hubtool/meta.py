@@ -12,7 +12,7 @@ depends on elements that are not there, the error says so.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -23,7 +23,7 @@ from hubtool.dtypes import WIDER, numpy_dtype
 from hubtool.errors import InputError
 from hubtool.graph import Graph, Layer, Value
 from hubtool.interpreter import Program
-from hubtool.ops import load_ops
+from hubtool.ops import load_ops, lookup
 
 __all__ = ["MetaArray", "MetaSpace", "infer_shapes"]
 
@@ -259,6 +259,22 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     setattr(MetaArray, f"__{_name}__", _elementwise("bool"))
 
 
+class Told(Mapping[str, Callable[..., Any]]):
+    """What operators themselves say of shapes, where they must see elements."""
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        op = lookup(name)
+        if op is None or op.shape is None:
+            raise KeyError(name)
+        return op.shape
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, op in load_ops().items() if op.shape is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 class MetaSpace:
     """Shapes without data, as the interpreter sees an array library."""
 
@@ -267,11 +283,7 @@ class MetaSpace:
     holds_data = False
     wider: Mapping[str, str] = WIDER
     carriers: Mapping[str, str] = {}
-
-    def __init__(self) -> None:
-        # What the operators themselves say of shapes, where they must see elements.
-        known = {name: op.shape for name, op in load_ops().items() if op.shape is not None}
-        self.overrides: Mapping[str, Callable[..., Any]] = known
+    overrides: Mapping[str, Callable[..., Any]] = Told()
 
     def put(self, array: np.ndarray[Any, Any]) -> MetaArray:
         name = "string" if array.dtype.kind == "O" else array.dtype.name

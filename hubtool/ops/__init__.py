@@ -51,6 +51,7 @@ FAMILIES = (
     "linear",
     "window",
     "norm",
+    "fused",
     "selection",
     "regions",
     "resize",
@@ -67,7 +68,6 @@ FAMILIES = (
     "ml",
     "ml_models",
     "ml_trees",
-    "fused",
     "microsoft",
     "microsoft_attention",
     "microsoft_group_query",
@@ -118,7 +118,7 @@ class Op:
 
 
 OPS: dict[str, Op] = {}
-"""Every operator by name. `load_ops()` fills it; `lookup` does so by itself."""
+"""The operators by name, as far as their families were imported. `load_ops()` imports them all."""
 
 
 def op(
@@ -163,9 +163,15 @@ def load_ops() -> dict[str, Op]:
     return OPS
 
 
+@cache
 def lookup(name: str) -> Op | None:
-    """The operator of that name, or None."""
-    return load_ops().get(name)
+    """The operator of that name, or None. Families are imported one after the other, until it is
+    found: those of the common operators come first."""
+    for family in FAMILIES:
+        if name in OPS:
+            break
+        importlib.import_module(f"{__name__}.{family}")
+    return OPS.get(name)
 
 
 def check(graph: Graph, where: str = "") -> list[str]:
