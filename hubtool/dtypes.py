@@ -17,6 +17,7 @@ __all__ = [
     "NUMBERS",
     "WIDER",
     "is_float",
+    "is_weight",
     "numpy_dtype",
     "shortest",
 ]
@@ -83,6 +84,12 @@ BITS = {name: _bits(name) for name in NUMBERS if name != "string"}
 def is_float(name: str) -> bool:
     """Whether an element type is one of floating-point or complex numbers, as weights are."""
     return name.startswith(("float", "bfloat", "complex"))
+
+
+def is_weight(name: str) -> bool:
+    """Whether tensors of this element type count as parameters: floats, and the integers of few
+    bits of a quantized model; shapes and axes are wider."""
+    return is_float(name) or (name != "bool" and BITS.get(name, 64) <= 8)
 
 
 def shortest(number: float) -> float:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import BITS, is_float
+from hubtool.dtypes import is_weight
 
 __all__ = [
     "Attr",
@@ -267,14 +267,9 @@ Attr = int | float | str | bytes | list[Any] | TensorRef | Graph | Value
 
 
 def parameters(graph: Graph) -> int:
-    """How many weights a model has, those of its subgraphs too: floats, and the integers of few
-    bits of a quantized model; not the shapes and axes among its tensors."""
-    own = sum(
-        tensor.size
-        for tensor in graph.tensors.values()
-        if is_float(tensor.dtype)
-        or (1 < BITS.get(tensor.dtype, 64) <= 8 and tensor.dtype != "bool")
-    )
+    """How many weights a model has, those of its subgraphs too; not the shapes and axes among its
+    tensors."""
+    own = sum(tensor.size for tensor in graph.tensors.values() if is_weight(tensor.dtype))
     bodies = (body for layer in graph.layers for body in layer.subgraphs().values())
     return own + sum(map(parameters, bodies))
 

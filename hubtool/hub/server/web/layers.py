@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hubtool.dtypes import is_float
+from hubtool.dtypes import is_weight
 from hubtool.formats import strict_json
 
 __all__ = ["GRAPH", "LONGEST", "ROWS", "LayerTable", "Row", "layer_table"]
@@ -141,9 +141,9 @@ def _dim(dim: Any) -> str:
 
 
 def _size(tensor: Any) -> int:
-    """How many parameters a weight has: none where it holds no floats, or its shape is no shape."""
+    """How many parameters a tensor has: none if it is no weight, or its shape is no shape."""
     shape, dtype = (_dict(tensor).get(key) for key in ("shape", "dtype"))
-    if not isinstance(shape, list) or not isinstance(dtype, str) or not is_float(dtype):
+    if not isinstance(shape, list) or not isinstance(dtype, str) or not is_weight(dtype):
         return 0
     if len(shape) > 32 or not all(type(dim) is int and dim >= 0 for dim in shape):
         return 0
