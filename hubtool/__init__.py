@@ -41,7 +41,7 @@ if TYPE_CHECKING:
         WriteError,
     )
     from hubtool.graph import Graph, Layer, Tensor, TensorRef, Value
-    from hubtool.model import Model, default_backend, set_default_backend
+    from hubtool.model import Model, default_backend, set_default_backend, transfer
     from hubtool.publish import (
         create_card,
         lint_card,
@@ -92,6 +92,7 @@ __all__ = [
     "search",
     "serve",
     "set_default_backend",
+    "transfer",
     "write_axon_hub",
 ]
 

@@ -177,6 +177,8 @@ def load(
     backend: str | None = None,
     device: str | None = None,
     threads: int | None = None,
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
     verify: bool = False,
     hub: str | None = None,
     revision: str | None = None,
@@ -184,6 +186,8 @@ def load(
     """A model that can be called, from a native folder, an .onnx file, a hub or a Graph.
 
     backend: `hubtool.backends()` lists them; onnxruntime by default. threads: for one run.
+    precision: "fp32" (strict, the default), "tf32", "fp16", "bf16", where the backend has it.
+    options: the backend's own, by name.
     hub, revision: where a model that is named by its id is fetched from, and which one.
     Raises what `read` raises, BackendError, and UnsupportedError with every layer that the backend
     cannot run.
@@ -197,7 +201,14 @@ def load(
         if isinstance(source, Graph)
         else read(source, verify=verify, hub=hub, revision=revision)
     )
-    return Model(graph, backend=backend, device=device, threads=threads)
+    return Model(
+        graph,
+        backend=backend,
+        device=device,
+        threads=threads,
+        precision=precision,
+        options=options,
+    )
 
 
 def save(graph: Graph, folder: Source, *, overwrite: bool = False) -> None:
@@ -434,7 +445,8 @@ def check(source: Source, *, target: str | None = None) -> list[str]:
 
 
 def backends() -> list[dict[str, Any]]:
-    """Every backend: name, version and devices where it is available, else the reason."""
+    """Every backend: name, version, devices, precisions, dtypes and options where it is available,
+    else the reason and what would make it so."""
     from hubtool.backends import BACKENDS, default, module
 
     rows: list[dict[str, Any]] = []
@@ -443,7 +455,14 @@ def backends() -> list[dict[str, Any]]:
         reason = backend.available()
         row: dict[str, Any] = {"name": name, "available": reason is None}
         if reason is None:
-            row |= {"version": backend.version(), "devices": backend.devices()}
+            devices = backend.devices()
+            row |= {
+                "version": backend.version(),
+                "devices": devices,
+                "precisions": {device: backend.precisions(device) for device in devices},
+                "dtypes": backend.dtypes(),
+                "options": dict(backend.OPTIONS),
+            }
         else:
             row["reason"] = reason
         rows.append(row | {"default": name == default()})

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.backends import default, get
-from hubtool.dtypes import numpy_dtype
+from hubtool.backends import PRECISIONS, default, get, module, prepare
+from hubtool.backends.arrays import device_of, library, shared
 from hubtool.errors import InputError, RunError
 from hubtool.graph import Graph, Value
 
-__all__ = ["Model", "default_backend", "set_default_backend"]
+__all__ = ["Model", "default_backend", "set_default_backend", "transfer"]
 
 Choice = tuple[str | None, str | None]
 
@@ -30,7 +30,10 @@ class Model:
     """A graph on a backend: `logits = model(x)`, or `model.run({"data": x})`.
 
     graph: the layer graph as it was read; what a backend makes of it stays inside.
-    backend, device: where it runs.
+    backend, device: where it runs; "cuda" is the first GPU. threads: for one run.
+    precision: how float32 is computed: "float32" (strict, the default), "tf32", "float16",
+    "bfloat16", or as they are called for short: "fp32", "fp16", "bf16".
+    options: what is the backend's own; `hubtool.backends()` lists them.
 
     Raises BackendError (unknown or not available), UnsupportedError (the backend cannot run it).
     """
@@ -42,15 +45,25 @@ class Model:
         backend: str | None = None,
         device: str | None = None,
         threads: int | None = None,
+        precision: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         chosen_backend, chosen_device = _here.get() or _everywhere
         if backend is None:
             backend, device = chosen_backend or default(), device or chosen_device
         self.graph = graph
         self.backend = backend
-        self.device = device or "cpu"
         self.threads = threads
-        self._runner = get(backend).prepare(graph, self.device, threads)
+        self.precision = PRECISIONS.get(precision or "fp32", precision or "")
+        self._runner = prepare(
+            backend,
+            graph,
+            device=device or "cpu",
+            threads=threads,
+            precision=precision,
+            options=options,
+        )
+        self.device = self._runner.device
 
     @property
     def inputs(self) -> dict[str, Value]:
@@ -62,44 +75,63 @@ class Model:
         """What comes out, in this order."""
         return self.graph.outputs
 
-    def __call__(self, x: Any) -> Any:
+    def __call__(self, x: Any, *, returns: str = "numpy") -> Any:
         """Run a model of one input and one output: array in, numpy array out."""
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             raise InputError(
                 f"this model has {len(self.inputs)} inputs and {len(self.outputs)} outputs",
                 hint=f"Use model.run({{name: array}}); its inputs are {_listed(self.inputs)}.",
             )
-        (outputs,) = self.run({next(iter(self.inputs)): x}).values()
+        (outputs,) = self.run({next(iter(self.inputs)): x}, returns=returns).values()
         return outputs
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], *, returns: str = "numpy") -> dict[str, Any]:
         """Run the model: arrays by input name in, numpy arrays by output name out.
 
-        Arrays may be numpy's, torch's, or anything with `__array__` (DLPack where it has not);
-        lists and numbers take the input's own dtype. Nothing is copied where the backend can take
-        the memory as it is. Raises InputError with every name, shape and dtype that is wrong, and
-        RunError with the layer that failed.
+        Arrays may be numpy's, torch's, jax's, or anything with `__array__` (DLPack where it has
+        not); lists and numbers take the input's own dtype. Nothing is copied where the backend can
+        take the memory as it is. What is on the host goes to the model's device; what is on
+        another device is refused, and `hubtool.transfer` moves it.
+        returns: "numpy"; or "device", and the outputs stay where they are, as arrays of the
+        backend's own (torch tensors, jax arrays), which the next model there takes as they are.
+        Raises InputError with every name, shape, dtype and device that is wrong, and RunError with
+        the layer that failed.
 
         Example: `model.run({"data": np.zeros((1, 3, 224, 224), np.float32)})`
         """
-        arrays = check_feeds(self.graph, feeds, self.backend)
+        if returns not in ("numpy", "device"):
+            raise InputError(f"returns='{returns}'", hint="It is 'numpy' or 'device'.")
+        arrays = check_feeds(self.graph, feeds, self.backend, self.device)
         try:
-            return self._runner.run(arrays)
+            return self._runner.run(arrays, returns == "device")
         except MemoryError as error:
             raise RunError(
                 f"the outputs take more memory than there is: {error}",
                 hint="Feed less at a time; `hubtool info --shape` tells the shapes beforehand.",
             ) from error
 
-    def to(self, backend: str, device: str | None = None, threads: int | None = None) -> Model:
+    def to(
+        self,
+        backend: str,
+        device: str | None = None,
+        threads: int | None = None,
+        precision: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Model:
         """The same graph on another backend or device; this model stays as it is."""
-        return Model(self.graph, backend=backend, device=device, threads=threads)
+        return Model(
+            self.graph,
+            backend=backend,
+            device=device,
+            threads=threads,
+            precision=precision,
+            options=options,
+        )
 
     def __repr__(self) -> str:
         name = self.graph.meta.get("name", "model")
-        return (
-            f"<Model {name}: {_listed(self.inputs)} -> {_listed(self.outputs)} on {self.backend}>"
-        )
+        where = self.backend if self.device == "cpu" else f"{self.backend} ({self.device})"
+        return f"<Model {name}: {_listed(self.inputs)} -> {_listed(self.outputs)} on {where}>"
 
 
 def set_default_backend(backend: str, device: str | None = None) -> None:
@@ -120,7 +152,30 @@ def default_backend(backend: str, device: str | None = None) -> Iterator[None]:
         _here.reset(token)
 
 
-def check_feeds(graph: Graph, feeds: Mapping[str, Any], backend: str) -> dict[str, Any]:
+def transfer(array: Any, backend: str, device: str = "cpu") -> Any:
+    """An array of any library (or a nested list of numbers) as one of a backend's own on a device:
+    numpy's, a torch tensor, a jax array.
+
+    The one way in which data moves between devices without being asked for by a run; the memory is
+    the same where the array is there already. Raises BackendError where there is no such backend
+    or device, InputError where it is no array.
+
+    Example: `x = hubtool.transfer(x, "torch", "cuda")`
+    """
+    owner = get(backend)
+    array = np.asarray(array) if isinstance(array, list | tuple | int | float) else array
+    try:
+        return owner.put(array, device)
+    except TypeError as error:
+        raise InputError(
+            f"this cannot be moved to {backend}: {error}",
+            hint="Give an array of numpy, torch, jax, or of any library that has __dlpack__.",
+        ) from error
+
+
+def check_feeds(
+    graph: Graph, feeds: Mapping[str, Any], backend: str, device: str = "cpu"
+) -> dict[str, Any]:
     """The feeds as arrays that the backend takes, or one InputError with all that is wrong."""
     problems = [f"'{name}' is no input" for name in feeds if name not in graph.inputs]
     problems += [
@@ -140,8 +195,22 @@ def check_feeds(graph: Graph, feeds: Mapping[str, Any], backend: str) -> dict[st
         if wanted.kind != "tensor":
             arrays[name] = feeds[name]
             continue
+        at = device_of(feeds[name])
+        own = library(feeds[name]) == module(backend).library != "numpy"
+        if at != device and (own or not at.startswith("cpu")):
+            problems.append(
+                f"input '{name}' is on {at}, the model on {device};"
+                f" hubtool.transfer({name}, '{backend}', '{device}') moves it"
+            )
+            continue
         try:
-            arrays[name] = array = _as_array(feeds[name], wanted, backend)
+            if own:
+                array = feeds[name]
+            elif at.startswith("cpu"):
+                array = shared(feeds[name], wanted.dtype)
+            else:
+                array = module(backend).put(feeds[name], device)  # the same memory
+            arrays[name] = array
         except (TypeError, ValueError) as error:
             problems.append(f"input '{name}' is no array: {error}")
             continue
@@ -167,23 +236,6 @@ def _as_map(name: str, value: Any, wanted: Value) -> tuple[Any, list[str]]:
         return value, [f"input '{name}' is no dict from {key.__name__} to {wanted.dtype}"]
     number: Any = {"float32": float, "float64": np.float64}.get(wanted.dtype)
     return {k: number(v) for k, v in value.items()} if number else value, []
-
-
-def _as_array(value: Any, wanted: Value, backend: str) -> Any:
-    if isinstance(value, np.ndarray):
-        return value.astype(object) if value.dtype.kind in "UT" else value
-    library = type(value).__module__.partition(".")[0]
-    if library == backend:
-        return value
-    if isinstance(value, list | tuple | int | float | bool | str):
-        return np.asarray(value, numpy_dtype(wanted.dtype) if wanted.dtype else None)
-    if library == "torch":
-        return value.detach().cpu().numpy()
-    if not hasattr(value, "__array__") and hasattr(value, "__dlpack__"):
-        return np.from_dlpack(value)
-    if not hasattr(value, "__array__"):
-        raise TypeError(f"{type(value).__name__} has neither __array__ nor __dlpack__")
-    return np.asarray(value)
 
 
 def _mismatches(

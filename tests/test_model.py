@@ -233,3 +233,44 @@ def test_one_model_runs_in_many_threads() -> None:
             np.testing.assert_allclose(
                 result, (X + index) @ affine().tensors["w"].array + 1, rtol=1e-5
             )
+
+
+def test_what_is_on_another_device_is_refused_with_the_call_that_moves_it() -> None:
+    far = torch.zeros(2, 3, device="meta")
+    for backend in BACKENDS:
+        with pytest.raises(InputError) as caught:
+            Model(affine(), backend=backend).run({"x": far})
+        moves = f"hubtool.transfer(x, '{backend}', 'cpu') moves it"
+        assert f"input 'x' is on meta, the model on cpu; {moves}" in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_stays_on_the_device_goes_into_the_next_model_there(backend: str) -> None:
+    graph = affine()
+    graph.tensors["w"] = Tensor.of(np.eye(3, dtype=np.float32))
+    graph.tensors["b"] = Tensor.of(np.ones(3, np.float32))
+    graph.outputs["y"] = Value("tensor", "float32", ("N", 3))
+    model = Model(graph, backend=backend)
+    y = model(X, returns="device")
+    assert type(y) is (torch.Tensor if backend == "torch" else np.ndarray)
+    np.testing.assert_array_equal(model(y), X + 2)
+    np.testing.assert_array_equal(model(y), X + 2)  # what was fed is still what it was
+
+
+def test_an_unknown_way_to_return_is_refused() -> None:
+    with pytest.raises(InputError, match="'numpy' or 'device'"):
+        Model(affine(), backend="numpy").run({"x": X}, returns="cuda")
+
+
+def test_transfer_moves_any_array_and_shares_what_is_there_already() -> None:
+    tensor = hubtool.transfer(X, "torch")
+    assert isinstance(tensor, torch.Tensor) and tensor.data_ptr() == X.ctypes.data
+    assert hubtool.transfer(tensor, "torch") is tensor
+    assert np.shares_memory(hubtool.transfer(tensor, "numpy"), X)
+    assert hubtool.transfer(tensor.requires_grad_(), "numpy").tolist() == X.tolist()
+    assert hubtool.transfer([[1, 2]], "torch").tolist() == [[1, 2]]
+    assert np.shares_memory(hubtool.transfer(X, "onnxruntime"), X)
+    with pytest.raises(BackendError, match=r"no device 'cuda:9' here\nDevices: cpu"):
+        hubtool.transfer(X, "torch", "cuda:9")
+    with pytest.raises(InputError, match="object has neither"):
+        hubtool.transfer(object(), "numpy")

@@ -1,12 +1,17 @@
 """What runs a graph: one module a backend, imported on demand.
 
-A backend is a module with these five names:
+A backend is a module with these names:
 
     name                              "torch"
+    library                           the package whose arrays it computes with: "torch", "numpy"
+    OPTIONS                           option of its own -> what it does; {} if there are none
     available() -> str | None         None, or the reason why not, with what would make it so
     version() -> str
     devices() -> list[str]            "cpu", "cuda:0", …
-    prepare(graph, device, threads)   -> Runner, whose run(feeds) gives numpy arrays by name
+    dtypes() -> list[str]             the element types that it computes with
+    precisions(device) -> list[str]   how float32 may be computed there, the strict one first
+    prepare(graph, device, threads, precision, options) -> Runner
+    put(array, device) -> array       any library's array as one of its own on that device
 
 `prepare` does once what need not be done at every run: passes, moving weights, choosing kernels.
 It raises, with the whole list, where the graph holds what the backend cannot do; nothing falls
@@ -27,7 +32,18 @@ from hubtool.errors import BackendError, UnsupportedError
 from hubtool.graph import Graph
 from hubtool.interpreter import Program, Space
 
-__all__ = ["BACKENDS", "Backend", "Runner", "build", "default", "get", "module", "unknown_device"]
+__all__ = [
+    "BACKENDS",
+    "PRECISIONS",
+    "Backend",
+    "Runner",
+    "build",
+    "default",
+    "get",
+    "module",
+    "prepare",
+    "unknown_device",
+]
 
 BACKENDS = {
     "onnxruntime": "hubtool.backends.onnxruntime",
@@ -40,13 +56,22 @@ PREFERRED = ("native", "onnxruntime", "numpy")
 """What runs a model where nobody chose: the first of these that is there."""
 
 
+PRECISIONS = {"fp32": "float32", "tf32": "tf32", "fp16": "float16", "bf16": "bfloat16"}
+"""How a model's float32 is computed, by the short name that may be said instead. float32 is
+strict; tf32 rounds the factors of products to 10 bits of mantissa; float16 and bfloat16 hold
+weights and values between layers so too. Inputs and outputs keep their types."""
+
+
 class Runner(Protocol):
-    """A graph made ready on a device."""
+    """A graph made ready on a device, which it names in full: "cuda:0"."""
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs by name, in graph order, as numpy arrays (lists of them for sequences).
+    device: str
 
-        Feeds are checked already; they are numpy arrays or the backend's own.
+    def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
+        """The outputs by name, in graph order, as numpy arrays (lists of them for sequences); with
+        `keep` as arrays of the backend's own, where they are.
+
+        Feeds are checked already; they are numpy arrays or the backend's own, on its device.
         """
 
 
@@ -56,13 +81,32 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def library(self) -> str: ...
+
+    @property
+    def OPTIONS(self) -> Mapping[str, str]: ...
+
     def available(self) -> str | None: ...
 
     def version(self) -> str: ...
 
     def devices(self) -> list[str]: ...
 
-    def prepare(self, graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner: ...
+    def dtypes(self) -> list[str]: ...
+
+    def precisions(self, device: str) -> list[str]: ...
+
+    def prepare(
+        self,
+        graph: Graph,
+        device: str = "cpu",
+        threads: int | None = None,
+        precision: str = "float32",
+        options: Mapping[str, Any] | None = None,
+    ) -> Runner: ...
+
+    def put(self, array: Any, device: str = "cpu") -> Any: ...
 
 
 def module(name: str) -> Backend:
@@ -94,6 +138,37 @@ def default() -> str:
         if name in BACKENDS and module(name).available() is None:
             return name
     return "numpy"
+
+
+def prepare(
+    name: str,
+    graph: Graph,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Runner:
+    """The graph made ready on a backend, in one of its precisions and with its own options.
+
+    Raises BackendError for what it has not, UnsupportedError for what it cannot run.
+    """
+    backend = get(name)
+    exact = PRECISIONS.get(precision or "fp32", precision or "")
+    known = backend.precisions(device)
+    if exact not in known:
+        raise BackendError(
+            f"the {name} backend has no precision '{precision}' on {device}",
+            hint=f"It has {', '.join(known)}.",
+        )
+    unknown = sorted({*(options or {})} - {*backend.OPTIONS})
+    if unknown:
+        own = [f"{option}: {does}" for option, does in backend.OPTIONS.items()]
+        raise BackendError(
+            f"the {name} backend has no option '{', '.join(unknown)}'",
+            hint=f"Its options are: {'; '.join(own)}." if own else "It has none.",
+        )
+    return backend.prepare(graph, device, threads, exact, options or {})
 
 
 def build(

@@ -22,14 +22,31 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from hubtool.backends import build, unknown_device
+from hubtool.backends.arrays import host
+from hubtool.dtypes import BITS
 from hubtool.graph import Graph
 from hubtool.interpreter import HostSpace, Program
 from hubtool.ops.fused import activated
 from hubtool.ops.window import Window, conv, resolve_window
 
-__all__ = ["NumpySpace", "Runner", "available", "devices", "name", "prepare", "version"]
+__all__ = [
+    "OPTIONS",
+    "NumpySpace",
+    "Runner",
+    "available",
+    "devices",
+    "dtypes",
+    "library",
+    "name",
+    "precisions",
+    "prepare",
+    "put",
+    "version",
+]
 
 name = "numpy"
+library = "numpy"
+OPTIONS: Mapping[str, str] = {}
 
 Array = np.ndarray[Any, Any]
 
@@ -50,23 +67,52 @@ def devices() -> list[str]:
     return ["cpu"]
 
 
+def dtypes() -> list[str]:
+    """All that there are."""
+    return [*BITS, "string"]
+
+
+def precisions(device: str) -> list[str]:
+    """float32 is float32."""
+    return ["float32"]
+
+
+def put(array: Any, device: str = "cpu") -> Array:
+    """The array as numpy's; the same memory where it is on the host already."""
+    _check(device)
+    moved: Array = host(array)
+    return moved
+
+
 class Runner:
     """A program in numpy."""
+
+    device = "cpu"
 
     def __init__(self, program: Program) -> None:
         self.program = program
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
         """The outputs by name, in graph order; none shares memory with a feed or a weight."""
         given = [feed for feed in feeds.values() if isinstance(feed, np.ndarray)]
         return {key: _own(value, given) for key, value in self.program.run(feeds).items()}
 
 
-def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner:
+def prepare(
+    graph: Graph,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> Runner:
     """The graph made ready for numpy. Raises UnsupportedError with all that hubtool lacks."""
+    _check(device)
+    return Runner(build(graph, NumpySpace()))
+
+
+def _check(device: str) -> None:
     if device not in devices():
         raise unknown_device(name, device, devices())
-    return Runner(build(graph, NumpySpace()))
 
 
 def _own(value: Any, given: Sequence[Array]) -> Any:

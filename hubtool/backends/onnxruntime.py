@@ -19,14 +19,30 @@ import numpy as np
 import onnxruntime
 
 from hubtool.backends import unknown_device
+from hubtool.backends.arrays import host
 from hubtool.dtypes import BITS, DTYPES, NUMBERS, numpy_dtype
 from hubtool.errors import UnsupportedError
 from hubtool.formats.onnx.write import add_external, to_model
 from hubtool.graph import Graph
 
-__all__ = ["Runner", "available", "devices", "name", "prepare", "run_file", "version"]
+__all__ = [
+    "OPTIONS",
+    "Runner",
+    "available",
+    "devices",
+    "dtypes",
+    "library",
+    "name",
+    "precisions",
+    "prepare",
+    "put",
+    "run_file",
+    "version",
+]
 
 name = "onnxruntime"
+library = "onnxruntime"
+OPTIONS: Mapping[str, str] = {}
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -52,17 +68,40 @@ def devices() -> list[str]:
     return [device for device, provider in PROVIDERS.items() if provider in built]
 
 
+def dtypes() -> list[str]:
+    """What its own kernels take; of the smallest it only knows some operators."""
+    return [dtype for dtype in NUMBERS if not dtype.startswith(("float6", "float8_e8", "complex"))]
+
+
+def precisions(device: str) -> list[str]:
+    """float32 is float32."""
+    return ["float32"]
+
+
+def put(array: Any, device: str = "cpu") -> Any:
+    """The array as numpy's on the host, as an OrtValue on a GPU."""
+    _provider(device)
+    kind, _, index = device.partition(":")
+    moved = host(array)
+    if kind == "cpu":
+        return moved
+    return onnxruntime.OrtValue.ortvalue_from_numpy(moved, kind, int(index or 0))
+
+
 class Runner:
     """A session over a graph; `weights` keeps alive what the session only points to."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, weights: list[Any]) -> None:
+    def __init__(
+        self, session: onnxruntime.InferenceSession, weights: list[Any], device: str = "cpu"
+    ) -> None:
         self.session = session
         self.weights = weights
+        self.device = device
         self.outputs = [output.name for output in session.get_outputs()]
         ends = [*session.get_inputs(), *session.get_outputs()]
         self.narrow = any(end.type.startswith(("tensor(bfloat", "tensor(float8")) for end in ends)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
         """The outputs by name, in graph order, as numpy arrays; sequences as lists of them."""
         given = {key: _fed(value) for key, value in feeds.items()}
         if not self.narrow:
@@ -72,25 +111,31 @@ class Runner:
         return {key: _taken(value) for key, value in zip(self.outputs, made, strict=True)}
 
 
-def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner:
+def prepare(
+    graph: Graph,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> Runner:
     """A session over the graph. Raises UnsupportedError where ONNX Runtime refuses it."""
     provider = _provider(device)
     model, large = to_model(graph)
-    options = _options(threads)
+    session_options = _options(threads)
     for key, tensor in large.items():
         add_external(model, key, tensor, "weights", 0)
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(t.aligned) for t in large.values()]
-    options.add_external_initializers(list(large), values)
+    session_options.add_external_initializers(list(large), values)
     try:
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=[provider]
+            model.SerializeToString(), session_options, providers=[provider]
         )
     except Exception as error:
         raise UnsupportedError(
             f"ONNX Runtime cannot run this model: {error}",
             hint="Try another backend: `hubtool backends` lists them.",
         ) from error
-    return Runner(session, values)
+    return Runner(session, values, device)
 
 
 def run_file(path: str | os.PathLike[str], feeds: Mapping[str, Any]) -> dict[str, Any]:

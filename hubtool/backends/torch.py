@@ -25,17 +25,33 @@ from typing import Any
 import numpy as np
 
 from hubtool.backends import build, unknown_device
+from hubtool.backends.arrays import device_of, host
 from hubtool.backends.torch_dtypes import CARRIERS, Carried, Namespace, carried
 from hubtool.backends.torch_functions import OVERRIDES
 from hubtool.dtypes import BITS, WIDER, numpy_dtype
-from hubtool.errors import InputError, UnsupportedError
+from hubtool.errors import UnsupportedError
 from hubtool.graph import Graph, Tensor, Value, names_read
 from hubtool.interpreter import SMALL, Both, Program
 from hubtool.ops import dtypes_made, lookup
 
-__all__ = ["Runner", "TorchSpace", "available", "devices", "name", "prepare", "version"]
+__all__ = [
+    "OPTIONS",
+    "Runner",
+    "TorchSpace",
+    "available",
+    "devices",
+    "dtypes",
+    "library",
+    "name",
+    "precisions",
+    "prepare",
+    "put",
+    "version",
+]
 
 name = "torch"
+library = "torch"
+OPTIONS: Mapping[str, str] = {}
 
 Array = Any
 
@@ -68,15 +84,46 @@ def devices() -> list[str]:
     return ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
 
 
-def prepare(graph: Graph, device: str = "cpu", threads: int | None = None) -> Runner:
+def dtypes() -> list[str]:
+    """What it has arrays of, or carries in wider ones; uint64 is only moved."""
+    return [dtype for dtype in [*BITS, "string"] if dtype not in UNSIGNED]
+
+
+def precisions(device: str) -> list[str]:
+    """float32 is float32."""
+    return ["float32"]
+
+
+def put(array: Any, device: str = "cpu") -> Array:
+    """Any library's array as a tensor on a device; the same memory where it is there already."""
+    space = TorchSpace(_device(device))
+    if isinstance(array, space.torch.Tensor):
+        return array.to(space.device)
+    if not isinstance(array, np.ndarray) and not device_of(array).startswith("cpu"):
+        return space.torch.from_dlpack(array).to(space.device)
+    return space.put(host(array))
+
+
+def prepare(
+    graph: Graph,
+    device: str = "cpu",
+    threads: int | None = None,
+    precision: str = "float32",
+    options: Mapping[str, Any] | None = None,
+) -> Runner:
     """The graph made ready for torch; "cuda" is the first GPU.
 
     Raises BackendError for an unknown device, UnsupportedError with all that torch lacks.
     """
+    return Runner(build(graph, TorchSpace(_device(device)), missing), threads)
+
+
+def _device(device: str) -> str:
+    """A device by its full name. Raises BackendError where torch has none of it."""
     at = "cuda:0" if device == "cuda" else device
     if at not in devices():
         raise unknown_device(name, device, devices())
-    return Runner(build(graph, TorchSpace(at), missing), threads)
+    return at
 
 
 class TorchSpace:
@@ -168,26 +215,20 @@ class Runner:
         space = program.space
         assert isinstance(space, TorchSpace)
         self.space = space
+        self.device = str(space.device)
 
-    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
         """The outputs by name, in graph order; none shares memory with a feed or a weight.
 
-        Feeds may be numpy arrays or torch tensors; a tensor on another device is an InputError.
+        Feeds may be numpy arrays, or torch tensors on the device of the model.
         """
         torch, device = self.space.torch, self.space.device
-        problems = [
-            f"'{key}' is on {feed.device}; `{key}.to('{device}')` moves it"
-            for key, feed in feeds.items()
-            if isinstance(feed, torch.Tensor) and feed.device != device
-        ]
-        if problems:
-            raise InputError(f"the model is on {device}, but:", problems=problems)
         given = {key: self._fed(feed) for key, feed in feeds.items()}
         # Factory functions that are given no device take this one.
         on_device = nullcontext() if device.type == "cpu" else device
         with _threads(torch, self.threads), _full_float32(torch), on_device, torch.inference_mode():
             results = self.program.run(given)
-        return {key: self._returned(value) for key, value in results.items()}
+        return {key: self._returned(value, keep) for key, value in results.items()}
 
     def _fed(self, feed: Any) -> Any:
         if isinstance(feed, list):
@@ -198,17 +239,19 @@ class Runner:
             return Both(feed, self.space.put(feed))
         return self.space.put(feed)
 
-    def _returned(self, value: Any) -> Any:
+    def _returned(self, value: Any, keep: bool) -> Any:
         if isinstance(value, list):
-            return [self._returned(item) for item in value]
+            return [self._returned(item, keep) for item in value]
         if isinstance(value, np.ndarray):
-            return value.copy()
+            held = value.dtype.name in HELD  # text has no tensor
+            return self.space.put(value.copy()) if keep and held else value.copy()
         if isinstance(value, Carried):
             return self.space.get(value)
         if not isinstance(value, self.space.torch.Tensor):
             return value
         # What the run made itself is an "inference tensor"; a view of what was put is not.
-        return self.space.get(value.contiguous() if value.is_inference() else value.clone())
+        own = value.contiguous() if value.is_inference() else value.clone()
+        return own if keep else self.space.get(own)
 
 
 @contextmanager

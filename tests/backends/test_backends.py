@@ -4,10 +4,21 @@ import inspect
 import sys
 import types
 
+import numpy as np
 import pytest
 from passes.builders import residual_net
 
-from hubtool.backends import BACKENDS, build, default, get, module, numpy, torch_functions
+from hubtool.backends import (
+    BACKENDS,
+    build,
+    default,
+    get,
+    module,
+    numpy,
+    prepare,
+    torch_functions,
+)
+from hubtool.backends.arrays import host
 from hubtool.errors import BackendError, UnsupportedError
 from hubtool.interpreter import HOST
 from hubtool.ops import lookup
@@ -33,14 +44,32 @@ def stub(monkeypatch):
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_every_backend_has_its_name_and_the_five_functions(name):
+def test_every_backend_has_its_names_and_functions(name):
     backend = module(name)
     assert backend.name == name
     assert backend.available() is None
     assert get(name) is backend
-    assert backend.version()
+    assert backend.version() and backend.library
     assert "cpu" in backend.devices()
-    assert [*inspect.signature(backend.prepare).parameters] == ["graph", "device", "threads"]
+    assert backend.precisions("cpu")[0] == "float32"
+    assert {"float32", "int64", "bool"} <= {*backend.dtypes()}
+    assert all(does for does in backend.OPTIONS.values())
+    assert [*inspect.signature(backend.prepare).parameters] == [
+        *("graph", "device", "threads", "precision", "options")
+    ]
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_what_a_backend_puts_on_the_host_is_the_same_memory(name):
+    array = np.arange(6, dtype=np.float32)
+    assert np.shares_memory(host(module(name).put(array)), array)
+
+
+def test_a_precision_or_an_option_that_is_not_there_is_refused_with_what_there_is():
+    with pytest.raises(BackendError, match=r"no precision 'fp8' on cpu\nIt has float32"):
+        prepare("numpy", residual_net(), precision="fp8")
+    with pytest.raises(BackendError, match=r"numpy backend has no option 'speed'\nIt has none"):
+        prepare("numpy", residual_net(), options={"speed": 11})
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():

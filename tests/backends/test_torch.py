@@ -13,7 +13,7 @@ from hubtool.backends import torch as backend
 from hubtool.backends import torch_functions
 from hubtool.backends.torch_dtypes import CARRIERS
 from hubtool.dtypes import NUMBERS, numpy_dtype
-from hubtool.errors import BackendError, InputError, RunError, UnsupportedError
+from hubtool.errors import BackendError, RunError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value
 from hubtool.interpreter import Program
 
@@ -492,12 +492,6 @@ def test_an_unknown_device_is_refused_with_those_there_are():
     assert backend.devices() == ["cpu"]
     with pytest.raises(BackendError, match=r"no device 'cuda:7' here\nDevices: cpu\."):
         backend.prepare(residual_net(), "cuda:7")
-
-
-def test_a_tensor_on_another_device_is_refused_with_the_call_that_moves_it():
-    runner = backend.prepare(residual_net())
-    with pytest.raises(InputError, match=r"'data' is on meta; `data\.to\('cpu'\)` moves it"):
-        runner.run({"data": torch.zeros(2, 4, 6, 6, device="meta")})
 
 
 def test_looking_whether_torch_is_there_does_not_import_it(monkeypatch):
