@@ -21,12 +21,14 @@ if TYPE_CHECKING:
         classify,
         convert,
         export,
+        features,
         import_axon,
         info,
         load,
         read,
         run,
         save,
+        with_head,
         write_axon_hub,
     )
     from hubtool.errors import (
@@ -78,6 +80,7 @@ __all__ = [
     "create_card",
     "default_backend",
     "export",
+    "features",
     "import_axon",
     "info",
     "lint_card",
@@ -93,6 +96,7 @@ __all__ = [
     "serve",
     "set_default_backend",
     "transfer",
+    "with_head",
     "write_axon_hub",
 ]
 

@@ -8,9 +8,9 @@ file or folder has that name), or a Graph at hand. The command of the same name 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from zipfile import BadZipFile
 
 from hubtool.errors import HubError, InputError, ReadError, UnsupportedError, WriteError
@@ -28,6 +28,7 @@ __all__ = [
     "classify",
     "convert",
     "export",
+    "features",
     "import_axon",
     "info",
     "load",
@@ -35,6 +36,7 @@ __all__ = [
     "read_arrays",
     "run",
     "save",
+    "with_head",
     "write_arrays",
     "write_axon_hub",
 ]
@@ -209,6 +211,44 @@ def load(
         precision=precision,
         options=options,
     )
+
+
+@overload
+def features(source: Model, layer: str) -> Model: ...
+@overload
+def features(source: Source | Graph, layer: str) -> Graph: ...
+def features(source: Source | Graph | Model, layer: str) -> Graph | Model:
+    """A model cut behind one of its layers: what comes out there is its only output.
+
+    A Model gives a Model on the same backend and device, everything else a Graph. `layer` may also
+    be the name of a value. Raises InputError where there is none of that name.
+
+    Example: `backbone = hubtool.features("resnet34", "resnetv18_flatten0_reshape0")`
+    """
+    from hubtool.model import Model
+    from hubtool.training import cut
+
+    if isinstance(source, Model):
+        return Model(
+            cut(source.graph, layer),
+            backend=source.backend,
+            device=source.device,
+            threads=source.threads,
+            precision=source.precision,
+            options=source.options,
+        )
+    return cut(source if isinstance(source, Graph) else read(source), layer)
+
+
+def with_head(source: Source | Graph, labels: Sequence[str], *, seed: int = 0) -> Graph:
+    """A model with a new classifier behind its only output [N,C] or [N,C,H,W]: one score a label,
+    from a fully connected layer "head" whose weights come from the seed. Raises InputError.
+
+    Example: `graph = hubtool.with_head(hubtool.features("resnet34", "pool"), ["cat", "dog"])`
+    """
+    from hubtool.training import with_head as attach
+
+    return attach(source if isinstance(source, Graph) else read(source), labels, seed=seed)
 
 
 def save(graph: Graph, folder: Source, *, overwrite: bool = False) -> None:

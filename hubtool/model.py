@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from hubtool.backends import PRECISIONS, default, get, module, prepare
 from hubtool.backends.arrays import device_of, library, shared
 from hubtool.errors import InputError, RunError
 from hubtool.graph import Graph, Value
+
+if TYPE_CHECKING:
+    from hubtool.backends.torch_module import Module
 
 __all__ = ["Model", "default_backend", "set_default_backend", "transfer"]
 
@@ -54,6 +57,7 @@ class Model:
         self.graph = graph
         self.backend = backend
         self.threads = threads
+        self.options = dict(options or {})
         self.precision = PRECISIONS.get(precision or "fp32", precision or "")
         self._runner = prepare(
             backend,
@@ -127,6 +131,18 @@ class Model:
             precision=precision,
             options=options,
         )
+
+    def module(self) -> Module:
+        """The graph as a torch.nn.Module to be trained, on the CPU: parameters are named as in the
+        folder, `freeze("stage1_*")` keeps some as they are, `graph(name=…)` gives the graph with
+        what was learned, for `hubtool.save`. Raises BackendError where torch is not installed.
+
+        Example: `module = hubtool.load("resnet34").module()`
+        """
+        get("torch")
+        from hubtool.backends.torch_module import Module
+
+        return Module(self.graph)
 
     def __repr__(self) -> str:
         name = self.graph.meta.get("name", "model")

@@ -28,7 +28,7 @@ RANKS = [
     {"formats", "backends"},
     {"model"},
     {"verify"},
-    {"convert", "export", "inspect", "vision"},
+    {"convert", "export", "inspect", "training", "vision"},
     {"hub"},
     {"zoo"},
     {"api"},
@@ -40,7 +40,7 @@ EXCEPTIONS = {("backends.onnxruntime", "formats")}
 DOORS: dict[str, str | tuple[str, ...]] = {
     "onnx": "formats/onnx/",
     "onnxruntime": "backends/onnxruntime.py",
-    "torch": "backends/torch.py",
+    "torch": "backends/torch",
     "click": "cli/",
     "rich": "cli/output.py",
     "PIL": ("vision.py", "ops/resize.py"),

@@ -1,4 +1,4 @@
-"""PyTorch: the same graphs on the CPU or on CUDA. The only door to `torch`.
+"""PyTorch: the same graphs on the CPU or on CUDA.
 
 torch itself is imported when a model is prepared, never to look whether it is there; the space
 holds it, and torch's own functions for single operators stand in `torch_functions`. Arrays are
