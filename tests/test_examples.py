@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import hubtool
 
@@ -26,6 +27,31 @@ def test_digits_are_recognized_alike_everywhere(
     said = capsys.readouterr().out
     assert "verified    passed" in said
     assert sum(f"digit-{digit}.png  shows {digit}" in said for digit in range(10)) >= 9
+
+
+def test_a_fine_tuned_resnet_is_saved_published_and_run_as_it_was_trained(
+    tmp_path: Path, sketch18: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HUBTOOL_HOME", str(tmp_path / "home"))
+    hubtool.convert(sketch18, tmp_path / "r18", verify=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two that wait for each other take far longer on a busy machine
+    try:
+        main = runpy.run_path(str(EXAMPLES / "finetune.py"))["main"]
+        told = main(["--out", str(tmp_path), "--base", str(tmp_path / "r18"), "--epochs", "2"])
+    finally:
+        torch.set_num_threads(threads)
+    assert told["losses"][1] < told["losses"][0] / 2
+    accuracy = told["accuracy"]
+    assert {"torch", "hubtool on numpy", "hubtool on onnxruntime", "ONNX, exported"} <= {*accuracy}
+    assert len(set(accuracy.values())) == 1 and accuracy["torch"] > 0.9, accuracy
+    before, after = hubtool.read(tmp_path / "r18").tensors, hubtool.read(tmp_path / "model").tensors
+    same = {name for name in after.keys() & before.keys() if after[name] == before[name]}
+    assert same == {*told["frozen"]} and len(same) > 20
+    place = hubtool.pull("demo/resnet18-digits", to=tmp_path / "pulled", hub=str(tmp_path / "hub"))
+    card = (tmp_path / "pulled" / "README.md").read_text()
+    assert place and "trained from resnet18-v1, an untrained sketch" in card
+    assert "| Accuracy | 0.9" in card and "It was trained after its conversion" in card
 
 
 def test_one_published_revision_is_the_same_to_every_reader(

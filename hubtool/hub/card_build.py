@@ -158,9 +158,12 @@ def _title(facts: Facts) -> str:
 
 
 def _summary(facts: Facts) -> str:
+    made = f"converted from {code(facts.source.get('file') or 'an ONNX file')} by hubtool"
+    if facts.training:
+        made = f"trained from {facts.trained()[0][1]} with hubtool and torch"
     sentence = (
         f"A native layer graph of {facts.layers:,} layers and {facts.parameters:,} parameters, "
-        f"converted from {code(facts.source.get('file') or 'an ONNX file')} by hubtool: "
+        f"{made}: "
         "`graph.json` says what is computed, `model.safetensors` holds the weights, and nothing "
         "in it is executed when it is loaded."
     )
@@ -251,11 +254,18 @@ def _details(facts: Facts) -> str:
     weights = [
         f"{code(w['file'])}, {w['size']:,} bytes, {code(w['sha256'])}" for w in facts.weights
     ]
+    origin = (
+        facts.trained()
+        if facts.training
+        else [
+            ("Source file", f"{file}, {texts['size']}"),
+            ("Source URL", f"<{facts.source_url}>" if facts.source_url else "not known"),
+            ("SHA-256 of the source", texts["sha256"]),
+            ("Opset", f"{texts['opset']}{lifted}"),
+        ]
+    )
     rows = [
-        ("Source file", f"{file}, {texts['size']}"),
-        ("Source URL", f"<{facts.source_url}>" if facts.source_url else "not known"),
-        ("SHA-256 of the source", texts["sha256"]),
-        ("Opset", f"{texts['opset']}{lifted}"),
+        *origin,
         ("Inputs", texts["inputs"]),
         ("Outputs", texts["outputs"]),
         ("Layers", f"{facts.layers:,}: {operators}"),

@@ -35,7 +35,9 @@ class Facts:
     `sha256`, `size`, `opset` of the ONNX file. operators: layers by operator, most frequent first.
     weights: `file`, `sha256`, `size` of each weights file. verification: `status`, `judge`,
     `inputs`, `difference`, `tolerance`, `reason`, as the report holds them; {} where there is no
-    report. axon: what cannot be said in Axon, layer by layer. transformers: where the folder holds
+    report. training: what `Module.graph` told of a model that was trained on: `base`,
+    `trained_parameters`, `frozen_parameters` and what its author added; {} where it was not.
+    axon: what cannot be said in Axon, layer by layer. transformers: where the folder holds
     transformers' own form, what Bumblebee would do wrong with it, or ""; else None.
     """
 
@@ -53,6 +55,7 @@ class Facts:
     preprocessing: dict[str, Any] | None
     labels: int
     verification: dict[str, Any]
+    training: dict[str, Any]
     licence: str | None
     zoo: str | None
     untrained: bool
@@ -91,6 +94,21 @@ class Facts:
             "weights-sha256": ", ".join(code(file["sha256"]) for file in self.weights),
         }
 
+    def trained(self) -> list[tuple[str, str]]:
+        """What is told of a training behind the conversion, as rows of a table."""
+        base = self.training.get("base")
+        base = base if isinstance(base, dict) else {}
+        source = _source(base)
+        name = _text(base, "zoo") or _text(base, "name") or source.get("file") or "a model"
+        sketch = ", an untrained sketch" if base.get("untrained") is True else ""
+        sha256 = f" (ONNX file {code(source['sha256'])})" if source.get("sha256") else ""
+        rows = [("Trained from", f"{words(name)}{sketch}{sha256}")]
+        for key, value in self.training.items():
+            if key != "base" and isinstance(value, str | int | float):
+                shown = f"{value:,}" if isinstance(value, int) else words(str(value))
+                rows.append((words(key.replace("_", " ").capitalize()), shown))
+        return rows
+
     def in_axon(self) -> str:
         """Whether Elixir's Axon can say the model, in a few words."""
         if not self.axon:
@@ -101,6 +119,8 @@ class Facts:
     def verified(self) -> str:
         """One sentence on whether the folder computes what its source does."""
         told = self.verification
+        if self.training:
+            return "It was trained after its conversion, so there is no source to compare it with."
         if not told:
             return "**Not verified**: the folder holds no report of its conversion."
         status, difference = words(told["status"]).capitalize(), told["difference"]
@@ -157,6 +177,7 @@ def facts(
         preprocessing=None if spec is None else preprocessing(spec),
         labels=len(labels) if isinstance(labels, list) else 0,
         verification=report.get("verification", {}),
+        training=trained if isinstance(trained := meta.get("training"), dict) else {},
         licence=licence or _text(meta, "licence"),
         zoo=_text(meta, "zoo"),
         untrained=meta.get("untrained") is True,
