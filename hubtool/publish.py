@@ -292,13 +292,19 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     lfs: bool = False,
+    proxy: str = "",
+    limit: int = 5_000,
     announce: Callable[[str], object] = print,
 ) -> None:
     """Serve the hub in a folder (the embedded one by default) until SIGINT or SIGTERM.
 
-    On this machine's own address nobody needs an account; on any other, writing is refused.
-    port: 0 for a free one. lfs: tell every client to send large files by LFS. announce: is told
-    the address once it answers. Raises HubError, WriteError.
+    As long as the hub has no users, nobody needs an account on this machine's own address, and on
+    any other writing is refused. With users (`hubtool hub users add`) writing needs a token
+    everywhere, and this speaks no TLS: on a network put a proxy that does in front.
+    port: 0 for a free one. lfs: tell every client that has no Xet to send large files by LFS.
+    proxy: the address that a proxy in front is called by. limit: requests of one kind that one
+    client may make in five minutes, 0 for any number; none for whoever needs no token. announce: is
+    told the address once it answers. Raises HubError, WriteError.
 
     Example: `hubtool.serve("models", port=8000)`
     """
@@ -306,7 +312,7 @@ def serve(
     from hubtool.hub.server.run import serve as run
 
     place = Path(folder) if folder is not None else home() / "hub"
-    run(place, host=host, port=port, lfs=lfs, announce=announce)
+    run(place, host=host, port=port, lfs=lfs, proxy=proxy, limit=limit, announce=announce)
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 import click
 
-from hubtool.cli.output import json_option, print_json, printable, progress, working
+from hubtool.cli.hub_access import audit, orgs, tokens, users
+from hubtool.cli.output import (
+    folder_option,
+    json_option,
+    print_json,
+    printable,
+    progress,
+    working,
+)
 
 __all__ = ["hub"]
 
 
-def folder_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The --hub option of commands that look after a folder, under the name `folder`."""
-    return click.option(
-        "--hub", "folder", metavar="FOLDER", help="The hub's folder; else the embedded hub's."
-    )(command)
-
-
 @click.group(epilog="Example: hubtool hub fsck --hub models")
 def hub() -> None:
-    """Look after a hub on this machine: check it, back it up, give room back.
+    """Look after a hub on this machine: check it, back it up, give room back, say who may use it.
 
     The hub may be served meanwhile, except for reindex.
     """
@@ -80,7 +80,8 @@ def gc(folder: str | None, dry_run: bool, grace: float, as_json: bool) -> None:
     click.echo(
         f"{would}  {found.contents:,} contents, {found.bytes:,} bytes\n"
         f"young     {found.young:,} contents, {found.young_bytes:,} bytes\n"
-        f"kept      {found.kept:,} contents, {found.kept_bytes:,} bytes"
+        f"kept      {found.kept:,} contents, {found.kept_bytes:,} bytes\n"
+        f"chunks    {found.xorb_bytes:,} bytes {would}"
     )
 
 
@@ -136,6 +137,10 @@ def reindex(folder: str | None, partial: bool, journal: bool, as_json: bool) -> 
         if found.torn:
             click.echo("The journal's end was torn; nobody was told of that.", err=True)
     _fail_on(found.lost)
+
+
+for access in (users, orgs, tokens, audit):
+    hub.add_command(access)
 
 
 def _tell_problems(problems: Sequence[object]) -> None:

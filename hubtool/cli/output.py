@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 __all__ = [
+    "folder_option",
     "hub_option",
     "json_option",
     "print_json",
@@ -23,6 +24,7 @@ __all__ = [
     "printable",
     "progress",
     "shape_option",
+    "telling",
     "working",
 ]
 
@@ -42,19 +44,29 @@ def hub_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def folder_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The --hub option of commands that look after a folder, under the name `folder`."""
+    return click.option(
+        "--hub", "folder", metavar="FOLDER", help="The hub's folder; else the embedded hub's."
+    )(command)
+
+
 def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: str = "") -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: str | Sequence[str] = ""
+) -> None:
     """Print rows under their column names; `right` names the columns of numbers."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    numbers = right.split() if isinstance(right, str) else right
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 3, 0, 0))
     for column in columns:
-        table.add_column(column, justify="right" if column in right.split() else "left")
+        table.add_column(column, justify="right" if column in numbers else "left")
     for row in rows:
         table.add_row(*(Text(_text(cell)) for cell in row))
     # A pipe has no width, and a table that is cut or wrapped there is of no use.
@@ -86,6 +98,19 @@ def working(what: str) -> Iterator[None]:
 
     with Console(stderr=True).status(what):
         yield
+
+
+@contextmanager
+def telling() -> Iterator[Callable[[str], None] | None]:
+    """Like `working`, for a block that itself says what it does: gives what is to be called."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+
+    with Console(stderr=True).status("") as status:
+        yield lambda text: status.update(escape(printable(text)))
 
 
 @contextmanager

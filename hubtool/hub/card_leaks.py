@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hubtool.hub.card_text import without_code, without_comments
 
-__all__ = ["Leak", "local_paths", "placeholders", "secrets"]
+__all__ = ["Leak", "local_paths", "placeholders", "secrets", "tokens"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Leak:
 
 
 SECRETS = {
+    "a hubtool token": r"\bhubtool_[A-Za-z0-9]{30,}",
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30,}",
     "an AWS key": r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
     "an AWS secret": r"(?i:aws_?secret\w*)[\"']?\s*[:=]\s*[\"']?[A-Za-z0-9/+]{40}\b",
@@ -42,6 +43,7 @@ SECRETS = {
     "a secret": r"(?i:\b(?:api_?key|access_?token|auth_?token|token|secret|passw(?:or)?d))[\"']?"
     r"\s*[:=]\s*[\"']?(?P<value>[\w+/.-]{16,}=*)",
 }
+HUBS = ("a hubtool token", "a Hugging Face token")
 EXAMPLE = re.compile(r"example|\bx{4,}|x{8,}|\.{3}|your|placeholder|dummy|environ|getenv", re.I)
 HASH = re.compile(r"(?:[0-9a-f]{32}|[0-9a-f]{40}|[0-9a-f]{64})", re.I)
 
@@ -80,6 +82,15 @@ def secrets(text: str) -> Iterator[Leak]:
                 continue
             seen.add(match.start())
             yield Leak(what, f"{match[0][:6]}…", _line(text, match.start()))
+
+
+def tokens(content: bytes) -> Iterator[Leak]:
+    """Tokens of hubs in any file, which have a shape that nothing else has."""
+    for what in HUBS:
+        for match in re.finditer(SECRETS[what].encode(), content):
+            text = match[0].decode()
+            if not EXAMPLE.search(text):
+                yield Leak(what, f"{text[:6]}…", 1 + content.count(b"\n", 0, match.start()))
 
 
 def _is_random(value: str) -> bool:

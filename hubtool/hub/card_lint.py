@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from hubtool.errors import HubtoolError, ReadError
 from hubtool.hub.card_facts import Facts, facts
 from hubtool.hub.card_header import Header, HeaderError, parse
-from hubtool.hub.card_leaks import local_paths, placeholders, secrets
+from hubtool.hub.card_leaks import Leak, local_paths, placeholders, secrets, tokens
 from hubtool.hub.card_lint_header import Problem, lint_header
 from hubtool.hub.card_text import (
     FACTS,
@@ -36,6 +36,7 @@ __all__ = ["lint"]
 
 CARD = "README.md"
 LARGEST = 1_000_000
+LONGEST_TEXT = 1 << 24
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?(?:\s+[\"'][^)]*)?\)|\b(?:src|href)=[\"']([^\"']+)[\"']")
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 MODEL_FILE = re.compile(
@@ -64,7 +65,7 @@ def lint(
     found = [*lint_header(text, file=file), *_prose(text, file, alone=folder is None)]
     if folder is not None:
         files = [*(published_files if published_files is not None else _files(folder))]
-        found += _folder(folder, text, files)
+        found += [*_folder(folder, text, files), *_tokens(folder, files)]
     return sorted(found, key=lambda problem: (problem.file != file, problem.line, problem.severity))
 
 
@@ -87,9 +88,7 @@ def _files(folder: Path) -> list[str]:
 def _prose(text: str, file: str, *, alone: bool) -> Iterator[Problem]:
     """What can be said of any card's text, its header included."""
     for leak in secrets(text):
-        mend = "remove it and revoke it: whoever has seen the file has it"
-        message = f"{leak.what} ({leak.text})"
-        yield Problem("error", "secret", message, mend, file, leak.line)
+        yield _secret(leak, file)
     for leak in local_paths(text):
         mend = "name a file of the repository, or a web address"
         message = f"{leak.what}: {leak.text}"
@@ -109,6 +108,19 @@ def _prose(text: str, file: str, *, alone: bool) -> Iterator[Problem]:
         mend = f"write `## {section.title}` and what you know, be it that nobody knows"
         line = there.get(section.title, 1 + text.rstrip().count("\n"))
         yield Problem("warning", f"section-{section.name}", message, mend, file, line)
+
+
+def _secret(leak: Leak, file: str) -> Problem:
+    mend = "remove it and revoke it: whoever has seen the file has it"
+    return Problem("error", "secret", f"{leak.what} ({leak.text})", mend, file, leak.line)
+
+
+def _tokens(folder: Path, files: list[str]) -> Iterator[Problem]:
+    """Tokens in what would go along with the card; what is longer than a text is none."""
+    for name in files:
+        path = folder / name
+        if name != CARD and path.is_file() and path.stat().st_size <= LONGEST_TEXT:
+            yield from (_secret(leak, name) for leak in tokens(path.read_bytes()))
 
 
 def _markers(text: str, file: str, *, alone: bool) -> Iterator[Problem]:

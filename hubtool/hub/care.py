@@ -1,4 +1,5 @@
-"""Looking after a hub of one's own: check it, collect what nobody needs, copy it, rebuild it.
+"""Looking after a hub of one's own: check it, collect what nobody needs, copy it, rebuild it, and
+say who may use it.
 
 Each is about a folder on this machine: the embedded hub's, or one that `hubtool serve` serves, and
 which may go on being served meanwhile; only `reindex` wants it for itself. A hub elsewhere is
@@ -8,20 +9,38 @@ looked after where it lies.
 from __future__ import annotations
 
 import os
+import pwd
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubtool import files
 from hubtool.cache import home
-from hubtool.errors import InputError
+from hubtool.errors import HubError, InputError
 
 if TYPE_CHECKING:
+    from hubtool.hub.server.accounts import Accounts
+    from hubtool.hub.server.audit import Actor, Event
     from hubtool.hub.server.backup import Copied
     from hubtool.hub.server.check import Checked
     from hubtool.hub.server.collect import Collected
+    from hubtool.hub.server.meta import Meta
     from hubtool.hub.server.reindex import Rebuilt
     from hubtool.hub.server.survey import Progress
 
-__all__ = ["backup", "folder_of", "fsck", "gc", "reindex", "renew_journal"]
+__all__ = [
+    "accounts",
+    "audit",
+    "backup",
+    "folder_of",
+    "fsck",
+    "gc",
+    "reindex",
+    "renew_journal",
+    "shell",
+]
 
 Source = str | os.PathLike[str]
 
@@ -111,3 +130,61 @@ def renew_journal(hub: Source | None = None) -> None:
     from hubtool.hub.server.reindex import renew_journal as renew
 
     renew(folder_of(hub))
+
+
+@contextmanager
+def accounts(hub: Source | None = None, *, make: bool = False) -> Iterator[Accounts]:
+    """The users, organisations and tokens of a hub; a server that runs over it knows of every
+    change at once. make: in an empty folder a hub is made. Raises HubError, InputError.
+
+    Example: `with care.accounts("models") as known: known.add_user("ann", by=care.shell())`
+    """
+    from hubtool.hub.server.accounts import Accounts
+
+    with _meta(folder_of(hub), make=make) as meta:
+        yield Accounts(meta)
+
+
+def shell() -> Actor:
+    """Who sits at this machine, as the audit log names them."""
+    from hubtool.hub.server.audit import Actor
+
+    try:
+        name = pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container there may be no name for the number
+        name = str(os.getuid())
+    return Actor(f"shell:{name}")
+
+
+def audit(
+    hub: Source | None = None,
+    *,
+    user: str | None = None,
+    subject: str | None = None,
+    action: str | None = None,
+    since: datetime | None = None,
+    limit: int = 100,
+) -> list[Event]:
+    """Who changed what in a hub, newest first. subject: a repository or account; action: such as
+    "repo.delete", or "repo" for all of them. Raises HubError, InputError.
+
+    Example: `care.audit("models", action="token")`
+    """
+    from hubtool.hub.server.audit import entries
+
+    with _meta(folder_of(hub)) as meta, meta.reading() as db:
+        return entries(db, user=user, subject=subject, action=action, since=since, limit=limit)
+
+
+@contextmanager
+def _meta(folder: Path, *, make: bool = False) -> Iterator[Meta]:
+    """The database of a hub that is there, or may be made here."""
+    from hubtool.hub.server.meta import Meta
+
+    if make and not (folder.exists() and any(folder.iterdir())):
+        with files.telling(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    elif not (folder / "hub.db").exists() and not (folder / "hub.journal").exists():
+        raise HubError(f"there is no hub in '{folder}'", hint="Name the folder of one with --hub.")
+    with closing(Meta(folder)) as meta:
+        yield meta

@@ -36,10 +36,11 @@ ASKING: ContextVar[tuple[Hub, str] | None] = ContextVar("ASKING", default=None)
 
 @dataclass(frozen=True)
 class Connection:
-    """A hub that can be asked: `api` is huggingface_hub's HfApi for it."""
+    """A hub that can be asked: `api` is huggingface_hub's HfApi for it, `token` what it sends."""
 
     hub: Hub
     url: str
+    token: str | None
     api: Any
 
     @property
@@ -49,7 +50,7 @@ class Connection:
 
         return dict(
             build_hf_headers(
-                token=self.hub.token or False,
+                token=self.token or False,
                 library_name="hubtool",
                 library_version=hubtool.__version__,
             )
@@ -69,15 +70,18 @@ def connect(hub: Hub, wanted: str) -> Iterator[Connection]:
     wanted: what the block does, for messages: "list models". Raises HubError.
     """
     if hub.folder is not None:
-        with embedded.running(hub.folder) as url, _connected(hub, url, wanted) as connection:
+        with (
+            embedded.running(hub.folder) as (url, key),
+            _connected(hub, url, key, wanted) as connection,
+        ):
             yield connection
     else:
-        with _connected(hub, str(hub.url), wanted) as connection:
+        with _connected(hub, str(hub.url), hub.token, wanted) as connection:
             yield connection
 
 
 @contextmanager
-def _connected(hub: Hub, url: str, wanted: str) -> Iterator[Connection]:
+def _connected(hub: Hub, url: str, token: str | None, wanted: str) -> Iterator[Connection]:
     from huggingface_hub import HfApi
 
     class Api(HfApi):
@@ -88,12 +92,12 @@ def _connected(hub: Hub, url: str, wanted: str) -> Iterator[Connection]:
     asking = ASKING.set((hub, wanted))
     api = Api(
         endpoint=url,
-        token=hub.token or False,
+        token=token or False,
         library_name="hubtool",
         library_version=hubtool.__version__,
     )
     try:
-        yield Connection(hub, url, api)
+        yield Connection(hub, url, token, api)
     except (OSError, RuntimeError, ValueError) as error:
         known = _told(error, hub, wanted)
         if known is None:

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from hubtool.hub.card import lint
 
-from .card_folders import CLEAN, SECTIONS, SHA256, rules
+from .card_folders import CLEAN, SECTIONS, SHA256, rules, small
 
 
 @pytest.fixture
@@ -24,6 +24,7 @@ def judged(tmp_path):
 
 LETTERS = "aB3dE5fG7hI9jK1lM2nO4pQ6rS8tU0vWxYz1C3d5"
 SECRETS = [
+    (f"hubtool_{LETTERS[:36]}", "hubtool_cache and hubtool_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     (f"hf_{LETTERS[:34]}", "hf_hub_download and hf_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
     ("AKIA" + "Q3EGRT7ZK2MN5PXV", "AKIAIOSFODNN7EXAMPLE"),
     (f"aws_secret_access_key = {LETTERS}", f"sha256 = {SHA256}"),
@@ -60,6 +61,22 @@ def test_secrets_are_found_and_never_shown(judged, tmp_path, leak, near) -> None
 )
 def test_secrets_are_found_in_the_header_and_in_comments(judged, where) -> None:
     assert ("secret", 3 if "x:" in where else 4) in judged(where.format(SECRETS[0][0]) + SECTIONS)
+
+
+@pytest.mark.parametrize("prefix", ["hubtool_", "hf_"])
+@pytest.mark.parametrize("name", ["notes/run.livemd", "config.json"])
+def test_a_token_in_any_file_of_a_folder_is_found(tmp_path, prefix, name) -> None:
+    folder = small(tmp_path / "digits")
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\xff\0\n" + f"{{'x': '{prefix}{LETTERS[:36]}'}}".encode())
+    found = [each for each in lint(folder, card=CLEAN) if each.rule == "secret"]
+    assert [(each.file, each.line, each.severity) for each in found] == [(name, 2, "error")]
+    assert LETTERS[:36] not in str(found[0])
+    sent = lint(folder, card=CLEAN, published_files=["graph.json", "gone"])
+    assert "secret" not in {each.rule for each in sent}
+    path.write_text(f"{prefix}cache, {prefix}{'x' * 36}")
+    assert "secret" not in {each.rule for each in lint(folder, card=CLEAN)}
 
 
 @pytest.mark.parametrize(

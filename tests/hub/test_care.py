@@ -44,10 +44,10 @@ def test_a_flipped_byte_is_named_by_pull_and_by_fsck(home: Path, folder: Path) -
     assert "model.safetensors" in str(caught.value)
     found = run("fsck", code=1)
     assert f"{place.relative_to(home / 'hub')}: is damaged" in found.stderr
-    assert f"used by {NAME}: model.safetensors" in found.stderr
+    assert f"used by {NAME}: model.safetensors at main" in found.stderr
     assert "problems  1" in found.stdout
     (problem,) = json.loads(run("fsck", "--json", code=1).stdout)["problems"]
-    assert problem["models"] == [f"{NAME}: model.safetensors"]
+    assert problem["models"] == [f"{NAME}: model.safetensors at main"]
     assert json.loads(run("fsck", "--quick", "--json").stdout)["problems"] == []
 
 

@@ -31,6 +31,7 @@ __all__ = ["Checked", "Problem", "check"]
 AT_ONCE = 256
 SHOWN = 20
 REBUILD = "`hubtool hub reindex` rebuilds it from hub.journal"
+RESTORE = "put the file back from a backup, or remove it and push a model that has it again"
 RENEW = "`hubtool hub reindex --journal` writes it anew from hub.db"
 
 HISTORY = {
@@ -58,7 +59,7 @@ HISTORY = {
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong. place: the file, below the hub's folder; models: who uses it, each
-    as `namespace/name: path`."""
+    as `namespace/name: path at revision`."""
 
     place: str
     told: str
@@ -151,13 +152,13 @@ def _check_contents(
             found.unnamed, found.unnamed_bytes = found.unnamed + 1, found.unnamed_bytes + file.size
         if actual is not None and actual != sha256:
             told = f"is damaged: its sha256 is {actual or 'not to be read'}"
-            wrong[sha256] = Problem(place, f"{told}; put the file back from a backup")
+            wrong[sha256] = Problem(place, f"{told}; {RESTORE}")
         elif size is not None and size != file.size:
             told = f"is damaged: it has {file.size} bytes, not {size}"
-            wrong[sha256] = Problem(place, f"{told}; put the file back from a backup")
+            wrong[sha256] = Problem(place, f"{told}; {RESTORE}")
     for sha256 in missing:
         place = str(_place(root, sha256).relative_to(root))
-        wrong[sha256] = Problem(place, "is missing; put the file back from a backup")
+        wrong[sha256] = Problem(place, f"is missing; {RESTORE}")
     return wrong
 
 

@@ -9,6 +9,9 @@ what is not there.
 
 Claiming and collecting exclude each other by a lock that is held for a few files at a time, so
 servers and clients notice nothing.
+
+The chunks of Xet uploads (`xet_epochs`) are kept only to save sending them again. A collection of
+them ends here, and goes the next time, once uploads that counted on it are over.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from hubtool.errors import InputError
 from hubtool.hub.server.meta_database import LOCK
 from hubtool.hub.server.store import SHA256, Store, locked
 from hubtool.hub.server.survey import NAMED, Progress, contents, opened
+from hubtool.hub.server.xet_epochs import Epochs
 
 __all__ = ["GRACE_S", "Collected", "collect"]
 
@@ -34,7 +38,8 @@ AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Collected:
-    """What went, or would go. young: what no commit names, but somebody wanted not long ago."""
+    """What went, or would go. young: what no commit names, but somebody wanted not long ago;
+    xorb_bytes: of chunks that no upload can refer to any more."""
 
     contents: int
     bytes: int
@@ -42,7 +47,7 @@ class Collected:
     young_bytes: int
     kept: int
     kept_bytes: int
-    epoch: int
+    xorb_bytes: int
     dry_run: bool
 
 
@@ -76,7 +81,10 @@ def collect(
             elif SHA256.fullmatch(file.path.name):
                 old[file.path.name] = file.size
         store = Store(root)
+        epochs = Epochs(root)
+        xorb_bytes = epochs.remove(grace_s, dry_run=dry_run)
         if not dry_run:
+            epochs.retire(grace_s)
             old = _discarded(store, old, before, progress)
         return Collected(
             contents=len(old),
@@ -85,7 +93,7 @@ def collect(
             young_bytes=sum(young),
             kept=len(kept),
             kept_bytes=sum(kept),
-            epoch=store.epoch(),
+            xorb_bytes=xorb_bytes,
             dry_run=dry_run,
         )
 
@@ -97,8 +105,6 @@ def _discarded(
     gone: dict[str, int] = {}
     waiting, done, total = iter(old), 0, sum(old.values())
     with files.telling(store.root):
-        if old:
-            store.next_epoch()
         store.sweep()
         while some := list(islice(waiting, AT_ONCE)):
             gone |= {sha256: old[sha256] for sha256 in store.discard(some, before)}

@@ -11,13 +11,14 @@ from __future__ import annotations
 import codecs
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, BinaryIO
 
-from hubtool.hub.server import commits_body, errors, index, meta_history
+from hubtool.hub.server import audit, commits_body, errors, index, meta_history
+from hubtool.hub.server.audit import Actor
 from hubtool.hub.server.commits_body import LINE, Base64
 from hubtool.hub.server.meta import Commit, Entry, Meta, Repo, check_repo, put_card
 from hubtool.hub.server.store import Blob, Store
@@ -124,15 +125,18 @@ def apply(
     request: CommitRequest,
     *,
     digest: str,
-    author: str,
+    by: Actor,
+    held: Callable[[Iterable[str]], set[str]] = set,
 ) -> Commit:
-    """Makes the commit that the request asks for, on that branch; `digest` names its body.
+    """Makes the commit that the request asks for, on that branch; `digest` names its body, and
+    `held` says which contents whoever asks may name by their sha256: all, unless told otherwise.
 
     The head itself where nothing changes, and the former commit where the body came before.
     Raises Refusal 404 for an unknown branch or a file to delete that is not there, 412 where the
     branch has left the request's parent, 400 for what cannot be.
     """
-    added = [_entry(one, store) for one in request.operations if not isinstance(one, Delete)]
+    known = held(one.sha256 for one in request.operations if isinstance(one, Pointer))
+    added = [_entry(one, store, known) for one in request.operations if not isinstance(one, Delete)]
     card = _card(store, request, added) if branch == "main" else None
     tags = index.tags_of(card or {})
     with meta.writing() as db:
@@ -160,7 +164,7 @@ def apply(
             tree=after,
             title=request.title,
             message=request.message,
-            author=author,
+            author=by.user,
             branch=branch,
             digest=digest,
         )
@@ -168,6 +172,7 @@ def apply(
             db.execute("UPDATE repos SET modified = ? WHERE id = ?", (commit.date, repo.id))
         if card is not None:
             put_card(db, repo.id, card, tags)
+        audit.note(db, by, "commit", repo.name, branch=branch, commit=commit.oid)
         return commit
 
 
@@ -272,12 +277,13 @@ def _text(value: dict[str, Any], name: str) -> str:
     return text
 
 
-def _entry(operation: Add | Pointer, store: Store) -> Entry:
-    """The file that an operation adds. Refusal 400 where its content was never sent."""
+def _entry(operation: Add | Pointer, store: Store, known: set[str]) -> Entry:
+    """The file that an operation adds. Refusal 400 where its content was never sent; or, which
+    must look the same, not by whoever commits, who cannot read it either."""
     if isinstance(operation, Add):
         blob = operation.blob
         return Entry(operation.path, blob.oid, blob.size, blob.sha256, False)
-    size = store.claim(operation.sha256)
+    size = store.claim(operation.sha256) if operation.sha256 in known else None
     if size is None or operation.size not in (None, size):
         stored = "is not here" if size is None else f"has {size} bytes, not {operation.size}"
         raise errors.bad_request(

@@ -18,6 +18,7 @@ __all__ = [
     "disk_full",
     "entry_not_found",
     "forbidden",
+    "gated_repo",
     "precondition",
     "repo_not_found",
     "revision_not_found",
@@ -30,15 +31,22 @@ LONGEST = 1000
 
 
 class Refusal(Exception):
-    """Why a request was not answered: an HTTP status, a message, a code, further JSON keys."""
+    """Why a request was not answered: an HTTP status, a message, a code, further JSON keys and
+    headers."""
 
     def __init__(
-        self, status: int, message: str, code: str = "", body: dict[str, Any] | None = None
+        self,
+        status: int,
+        message: str,
+        code: str = "",
+        body: dict[str, Any] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> None:
         self.status = status
         self.message = _printable(message)
         self.code = code
         self.body = {} if body is None else body
+        self.headers = {} if headers is None else headers
         super().__init__(self.message)
 
 
@@ -66,6 +74,15 @@ def forbidden(message: str) -> Refusal:
 def repo_not_found(name: str) -> Refusal:
     """404: there is no repository of that name, or none that may be seen."""
     return Refusal(404, f"There is no repository '{name}' here.", "RepoNotFound")
+
+
+def gated_repo(name: str, *, known: bool) -> Refusal:
+    """The repository's files are for those who were let in: 403, or 401 to who has no name."""
+    if known:
+        ask = f"ask for access (POST /{name}/ask-access), and who owns it decides."
+    else:
+        ask = "send a token of this hub, of somebody who was granted access."
+    return Refusal(403 if known else 401, f"'{name}' is gated: {ask}", "GatedRepo")
 
 
 def revision_not_found(name: str, revision: str) -> Refusal:

@@ -1,8 +1,10 @@
 """Finding repositories: the tags that a card gives, and the search by tags, authors and words.
 
 The tables are in `index_tables`. A search begins with what yields the fewest models, and tests the
-rest on each: a label is read in the order that is asked for off its index; words that few models
-have are sorted; where every word is a common one, the order itself is walked and soon has a page.
+rest on each: a label is read in the order that is asked for off its index; models that have words
+which few have are sorted; where the words are common, the order itself is walked and soon has a
+page. How common they are is known from their rarest trigrams, about and as a bound: so a walk looks
+back at what it has found, and is given up where the words prove rarer.
 
 A page ends in a cursor that says where in the order the next one begins, so that none has a gap or
 a repeat when repositories come and go, and the last costs no more than the first.
@@ -15,13 +17,13 @@ import binascii
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import isqrt
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hubtool.formats import strict_json
-from hubtool.hub.server import errors
-from hubtool.hub.server.index_tables import fold, milliseconds
+from hubtool.hub.server import access, errors
+from hubtool.hub.server.accounts import ANYBODY, Identity
+from hubtool.hub.server.index_tables import SAMPLE, fold, milliseconds
 from hubtool.hub.server.meta import REPO, REPOS, Meta, Repo, repo_of
 
 __all__ = ["SORTS", "paths", "search", "tags_of"]
@@ -42,14 +44,15 @@ MOST_WORDS = 20
 MOST_LETTERS = 500
 MOST_TAGS = 1000
 LONGEST_TAG = 256
-FEW = 200
-"""So many models at least are sorted for one page rather than found by walking an order."""
-WALK = 20_000
-"""So many models of an order are looked at before what has the words is sorted after all;"""
-FIRST_WALK = 2_000
-"""and so many before one or two letters, which are mostly common, are looked up."""
 MOST_GRAMS = 500
-"""One or two letters that begin more trigrams than this are common."""
+"""One or two letters that begin more trigrams than this are looked for in texts only."""
+BALLAST = 64
+"""A trigram that is so many times as common as the rarest is not worth the time."""
+HASTE = 2
+"""The words are looked up at once where that may take so many times as long as walking an order,
+since how many models have them is known only as a bound."""
+PATIENCE = 32
+"""The bound is believed until one in so many of it was walked over; then what the walk found is."""
 
 Value = int | str
 
@@ -78,12 +81,14 @@ class _Order:
             return [f"{number} {sign} ?"], [self.start[1]]
         return [f"({key}, {number}) {sign} ({value}, ?)"], list(self.start)
 
-    def to(self, key: str, number: str, last: tuple[Value, int]) -> tuple[list[str], list[Value]]:
+    def to(
+        self, key: str, number: str, last: tuple[Value, int], value: str = "?"
+    ) -> tuple[list[str], list[Value]]:
         """The condition that a row lies no further than this (value, id), and its values."""
         sign = "<=" if self.ascending else ">="
         if self.column == "id":
             return [f"{number} {sign} ?"], [last[1]]
-        return [f"({key}, {number}) {sign} (?, ?)"], [*last]
+        return [f"({key}, {number}) {sign} ({value}, ?)"], [*last]
 
     def by(self, key: str, number: str) -> str:
         keys = [number] if self.column == "id" else [key, number]
@@ -94,26 +99,31 @@ class _Order:
 class _Wanted:
     """What a search asks for. labels: ids, the rarest first, with how many models bear each; the
     last is the one that all bear. match: the words as a query of trigrams, or None where they are
-    too short and too common."""
+    too short and too common; `matching`: about how many models it finds at most. seen: the
+    condition on `r` that a model may be seen, and its values."""
 
     labels: list[tuple[int, int]]
     words: list[str]
     match: str | None
-    private: bool
+    matching: int
+    seen: tuple[str, list[str]]
 
     @property
     def everything(self) -> tuple[int, int]:
         return self.labels[-1]
 
-    def tests(self, number: str, skip: int | None = None) -> tuple[list[str], list[Value]]:
-        """The conditions on the repository `number`, which `r` is the row of, and their values."""
+    def tested(self, number: str, skip: int | None = None) -> tuple[str, list[str], list[Value]]:
+        """The tables to join, and the conditions with their values, that say whether the
+        repository `number` is wanted."""
         borne = f"EXISTS (SELECT 1 FROM tagged WHERE label = ? AND repo = {number})"
-        has = f"instr((SELECT text FROM texts WHERE repo = {number}), ?) > 0"
         labels = [label for label, _ in self.labels[:-1] if label != skip]
-        where = [borne] * len(labels) + [has] * len(self.words)
-        if not self.private:
-            where.append("r.private = 0")
-        return where, [*labels, *self.words]
+        where = [borne] * len(labels) + ["instr(x.text, ?) > 0"] * len(self.words)
+        tables = f" CROSS JOIN texts x ON x.repo = {number}" if self.words else ""
+        condition, names = self.seen
+        if condition != "1":
+            tables += f" CROSS JOIN repos r ON r.id = {number}"
+            where.append(condition)
+        return tables, where, [*labels, *self.words, *names]
 
 
 def search(
@@ -126,10 +136,11 @@ def search(
     ascending: bool = False,
     limit: int = 100,
     cursor: str | None = None,
-    include_private: bool = False,
+    who: Identity = ANYBODY,
     cards: bool = True,
 ) -> tuple[list[Repo], str | None]:
-    """A page of the repositories that meet every condition, and the cursor of the next page.
+    """A page of the repositories that meet every condition, and that `who` may see; and the cursor
+    of the next page.
 
     `filter` are tags as they are written; `query` words, each a part of the name, a title or a
     tag, in any case. Without `cards` those of the found are left empty, which is faster. Raises
@@ -144,10 +155,12 @@ def search(
     words = _words(query or "")
     limit = max(1, min(limit, MOST))
     start = _decoded(cursor, sort, ascending) if cursor else None
-    shown = REPO if cards else REPO.replace("c.card", "'{}'")
+    shown = REPO.replace("c.tags", "json(c.tags)")  # as a list: to parse each anew takes longer
+    if not cards:
+        shown = shown.replace("c.card", "json('{}')")
     order = _Order(SORTS[sort], ascending, start, limit + 1, shown)
     with meta.reading() as db:
-        wanted = _wanted(db, filter, author, words, include_private)
+        wanted = _wanted(db, filter, author, words, access.seen(who))
         if wanted is None:
             return [], None
         rows = _page(db, wanted, order)
@@ -186,7 +199,7 @@ def _wanted(
     filter: Sequence[str],
     author: str | None,
     words: list[str],
-    private: bool,
+    seen: tuple[str, list[str]],
 ) -> _Wanted | None:
     """What is asked, looked up; None where nothing can meet it."""
     named = [("tag", name) for name in dict.fromkeys(filter)]
@@ -202,28 +215,69 @@ def _wanted(
     if len(known) < len(named):
         return None
     labels = [(label, models) for label, models, _ in known]
-    matches = [_grams(db, word) for word in words]
-    if "" in matches:
+    looked = [_grams(db, word) for word in words]
+    parts = [part for part in looked if part is not None]
+    if len(parts) < len(words):
         return None
-    match = " AND ".join(part for part in matches if part is not None)
-    return _Wanted(labels, words, match or None, private)
+    match, matching = _match(parts)
+    return _Wanted(labels, words, match, min(matching, labels[-1][1]), seen)
 
 
-def _grams(db: sqlite3.Connection, word: str) -> str | None:
-    """A word as a query of the trigrams' index, which finds all that have it and perhaps more.
+Part = tuple[int, int, str]
+"""A query of the trigrams' index: how long it takes, about how many models it finds, its text."""
 
-    One letter or two are found by the trigrams that begin so: "" if none does, None if too many.
-    """
+
+def _match(words: list[list[Part]]) -> tuple[str | None, int]:
+    """The query that finds all that have these words and few more, and about how many: the first
+    two parts of each word, and the rarest of the others."""
+    first = sorted(part for parts in words for part in parts[:2])
+    rest = sorted(part for parts in words for part in parts[2:3])
+    if not first:
+        return None, 0
+    taken = [part for part in (*first, *rest[:1]) if part[0] <= BALLAST * first[0][0]]
+    return " AND ".join(query for *_, query in taken), min(models for _, models, _ in taken)
+
+
+def _grams(db: sqlite3.Connection, word: str) -> list[Part] | None:
+    """The parts of a word that the index of trigrams can look up: none if it is short and too
+    many begin so; None if no model has it."""
     if len(word) >= 3:
-        places = {*range(0, len(word) - 2, 3), len(word) - 3}  # each letter once, as that is faster
-        return " AND ".join(_quoted(word[place : place + 3]) for place in sorted(places))
-    rows = db.execute(
-        "SELECT gram FROM grams WHERE gram >= ? AND gram < ? LIMIT ?",
+        return _long(db, word)
+    found = db.execute(
+        "SELECT models, gram FROM grams WHERE gram >= ? AND gram < ? LIMIT ?",
         (word, f"{word}\U0010ffff", MOST_GRAMS + 1),
     ).fetchall()
-    if len(rows) > MOST_GRAMS:
+    if not found:
         return None
-    return f"({' OR '.join(_quoted(gram) for (gram,) in rows)})" if rows else ""
+    if len(found) > MOST_GRAMS:
+        return []
+    models = SAMPLE * (1 + sum(count for count, _ in found))
+    query = " OR ".join(_quoted(gram) for _, gram in found)
+    return [(len(found) * models, models, f"({query})")]
+
+
+def _long(db: sqlite3.Connection, word: str) -> list[Part] | None:
+    """The trigrams of a word: the rarest first; then the rarest of those that share no letter with
+    it, which say something else; then those that share one at most with either; then the others."""
+    grams = [word[place : place + 3] for place in range(len(word) - 2)]
+    found = dict(
+        db.execute(
+            "SELECT gram, models FROM json_each(?) CROSS JOIN grams ON gram = value",
+            (json.dumps(grams),),
+        ).fetchall()
+    )
+    if not found.keys() >= {*grams}:
+        return None
+    taken: list[int] = []
+    for apart in (0, 3, 2):
+        taken += sorted(
+            (at for at in range(len(grams)) if all(abs(at - one) >= apart for one in taken)),
+            key=lambda at: found[grams[at]],
+        )[:1]
+    others = sorted(range(len(grams)), key=lambda at: found[grams[at]])
+    places = [*dict.fromkeys([*taken, *others])]
+    about = {grams[place]: SAMPLE * (1 + found[grams[place]]) for place in places}
+    return [(models, models, _quoted(gram)) for gram, models in about.items()]
 
 
 def _quoted(text: str) -> str:
@@ -236,76 +290,80 @@ Rows = list[tuple[Value, list[Any]]]
 
 
 def _page(db: sqlite3.Connection, wanted: _Wanted, order: _Order) -> Rows:
-    """So many models from behind the order's start on, by the way that is the shortest."""
-    label = wanted.labels[0]
-    if wanted.match is None or label == wanted.everything:
-        most = FIRST_WALK if wanted.match is not None else None
-        short = any(len(word) < 3 for word in wanted.words)
-        if short or wanted.match is None:
-            rows, whole = _by_label(db, wanted, order, label[0], most)
-            if whole:
-                return rows
-    if _has_few(db, wanted, order):
+    """So many models from behind the order's start on, by the way that seems the shortest.
+
+    If those that have the words are spread evenly, a page is full when so many of the rarest
+    label's models were walked over; or when so many that have the words were found and sorted.
+    """
+    label, models = wanted.labels[0]
+    if wanted.match is None:
+        return _by_label(db, wanted, order, label, None)[0]
+    _, everything = wanted.everything
+    walked = min(models, order.limit * everything // max(1, wanted.matching))
+    found = wanted.matching
+    if order.column == "id":
+        found = min(found, order.limit * everything // models)
+    if found <= HASTE * walked:
         return _by_words(db, wanted, order)
-    most = WALK if label == wanted.everything else None
-    rows, whole = _by_label(db, wanted, order, label[0], most)
-    return rows if whole else _by_words(db, wanted, order)
+    return _walk(db, wanted, order, walked)
 
 
-def _has_few(db: sqlite3.Connection, wanted: _Wanted, order: _Order) -> bool:
-    """Whether to begin with the words: fewer models have them than bear the rarest label, and so
-    few that sorting them takes no longer than walking an order that they are spread over."""
-    label, most = wanted.labels[0]
-    everything, models = wanted.everything
-    if label == everything and order.column == "id":
-        return True
-    few = max(FEW, isqrt(order.limit * models))
-    if label != everything and most <= few:
-        return False
-    (count,) = db.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {few})",
-        (wanted.match,),
-    ).fetchone()
-    return int(count) < few
+def _walk(db: sqlite3.Connection, wanted: _Wanted, order: _Order, most: int) -> Rows:
+    """Read off the rarest label's index as long as that seems shorter than looking up the words."""
+    (label, models), (_, everything) = wanted.labels[0], wanted.everything
+    rows, end = _by_label(db, wanted, order, label, most)
+    looked = most
+    while end is not None and len(rows) < order.limit:
+        rest = replace(order, start=end, limit=order.limit - len(rows))
+        left = min(models - looked, rest.limit * looked // max(1, len(rows))) + 1
+        found = wanted.matching
+        if looked > found // PATIENCE:
+            found = min(found, HASTE * everything * (len(rows) + 1) // looked)
+        if left > found:
+            return rows + _by_words(db, wanted, rest)
+        most = min(left, 2 * looked)
+        more, end = _by_label(db, wanted, rest, label, most)
+        rows, looked = rows + more, looked + most
+    return rows
 
 
 def _by_label(
     db: sqlite3.Connection, wanted: _Wanted, order: _Order, label: int, most: int | None
-) -> tuple[Rows, bool]:
+) -> tuple[Rows, tuple[Value, int] | None]:
     """Read off the label's index of that order, testing the rest on each; nothing is sorted.
 
-    The whole of it, or the next so many; and whether that gave all there is for the page.
+    All of it, or the next so many; and the last that was looked at if there are more.
     """
-    key, last = f"t.{order.column}", None
-    after, start = order.behind(key, "t.repo", _stored(order.column))
+    key, stored, last = f"t.{order.column}", _stored(order.column), None
+    after, start = order.behind(key, "t.repo", stored)
     by = order.by(key, "t.repo")
-    if order.column == "id":
-        key = "t.repo"
-    where, values = wanted.tests("t.repo", skip=label)
     if most is not None:
         last = db.execute(
-            f"SELECT {key}, t.repo FROM tagged t WHERE {_all(['t.label = ?', *after])} {by}"
-            " LIMIT 1 OFFSET ?",
+            f"SELECT r.{order.column}, r.id FROM (SELECT t.repo FROM tagged t"
+            f" WHERE {_all(['t.label = ?', *after])} {by} LIMIT 1 OFFSET ?) p"
+            " CROSS JOIN repos r ON r.id = p.repo",
             [label, *start, most],
         ).fetchone()
     if last is not None:
-        until, end = order.to(key, "t.repo", last)
+        until, end = order.to(key, "t.repo", last, stored)
         after, start = [*after, *until], [*start, *end]
-    source = "tagged t CROSS JOIN repos r ON r.id = t.repo"
-    sql = f"SELECT t.repo FROM {source} WHERE {_all(['t.label = ?', *after, *where])} {by}"
-    rows = _rows(db, sql, [label, *start, *values], order)
-    return rows, last is None or len(rows) == order.limit
+    tables, where, values = wanted.tested("t.repo", skip=label)
+    sql = f"SELECT t.repo FROM tagged t{tables} WHERE {_all(['t.label = ?', *after, *where])} {by}"
+    return _rows(db, sql, [label, *start, *values], order), last
 
 
 def _by_words(db: sqlite3.Connection, wanted: _Wanted, order: _Order) -> Rows:
-    """What the index of words finds, tested and, unless newest first is wanted, sorted."""
-    after, start = order.behind(f"r.{order.column}", "w.rowid")
-    where, values = wanted.tests("w.rowid")
-    source = "words w CROSS JOIN repos r ON r.id = w.rowid"
-    by = order.by(f"r.{order.column}", "w.rowid")
-    sql = (
-        f"SELECT w.rowid AS repo FROM {source} WHERE {_all(['words MATCH ?', *after, *where])} {by}"
+    """What the index of words finds, sorted unless newest first is wanted; tested are only so many
+    as the page takes."""
+    key = "w.rowid" if order.column == "id" else f"r.{order.column}"
+    after, start = order.behind(key, "w.rowid")
+    tables, where, values = wanted.tested("f.repo")
+    source = "words w" if order.column == "id" else "words w CROSS JOIN repos r ON r.id = w.rowid"
+    found = (
+        f"SELECT w.rowid AS repo FROM {source} WHERE {_all(['words MATCH ?', *after])}"
+        f" {order.by(key, 'w.rowid')} LIMIT -1"  # without a limit the order would be lost
     )
+    sql = f"SELECT f.repo FROM ({found}) f{tables} WHERE {_all(where)}"
     return _rows(db, sql, [wanted.match or "", *start, *values], order)
 
 

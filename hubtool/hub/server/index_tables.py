@@ -4,7 +4,9 @@ A *label* is a tag, an author, or the one that all models bear. `tagged` says wh
 with the values that lists are sorted by beside them and an index for each order: a page of a label
 that a million models bear is read off an index, and nothing is sorted. `texts` holds what free text
 is looked for in: the name, the titles and the tags, folded. `words` is the index of its trigrams,
-without positions; `grams` the trigrams that there ever were, by which one or two letters are found.
+without positions; `grams` the trigrams that there ever were, by which one or two letters are found,
+each with how many of a sixteenth of the models have it: enough to tell the rare from the common,
+and what a commit writes for it is little.
 
 What can follow from `repos` alone follows by trigger (counts, dates, another name or author), so
 that no writer can forget it. Tags and titles come from the card: `put_labels` and `put_text`.
@@ -15,13 +17,27 @@ from __future__ import annotations
 import json
 import sqlite3
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-__all__ = ["SCHEMA", "bring_up", "fill", "fold", "forget", "milliseconds", "put_labels", "put_text"]
+__all__ = [
+    "SAMPLE",
+    "SCHEMA",
+    "bring_up",
+    "count_grams",
+    "fill",
+    "fold",
+    "forget",
+    "milliseconds",
+    "put_labels",
+    "put_text",
+]
 
 LONGEST_TEXT = 10_000
 AT_ONCE = 1000
+MOST_GRAMS = 1_000_000
+"""Trigrams that are counted in memory while tables are filled, before the table takes them."""
 TITLES = ("title", "model_name", "pretty_name")
 UNSEARCHED = ("license:", "arxiv:")
 
@@ -60,11 +76,36 @@ ALL_OF_OLD, AUTHOR_OF_OLD = (
     AND label = (SELECT id FROM labels WHERE kind = '{kind}' AND name = {name});"""
     for kind, name in (("all", "''"), ("author", "old.author"))
 )
-GRAMS_OF_NEW = """
-    INSERT INTO grams SELECT DISTINCT substr(new.text, place, 3) AS found
-    FROM (SELECT place FROM places LIMIT length(new.text) - 2)
-    WHERE NOT EXISTS (SELECT 1 FROM grams WHERE gram = found);"""
+SAMPLE = 16
+COUNTED = f"{{}} * 2654435769 >> 28 & {SAMPLE - 1} = 0"
+"""SQL: whether an id is one of those in `SAMPLE`, by the golden ratio, as ids may have a rhythm."""
+
+GRAMS = """CREATE TABLE IF NOT EXISTS grams(
+    gram TEXT PRIMARY KEY,
+    models INTEGER NOT NULL) WITHOUT ROWID;
+"""
+PLACES = "FROM (SELECT place FROM places LIMIT length({0}.text) - 2)"
+COUNT = f"""
+    UPDATE grams SET models = models {{1}} 1 WHERE {COUNTED.format("{0}.repo")}
+    AND gram IN (SELECT substr({{0}}.text, place, 3) {PLACES});"""
+OLD_TEXT = f"""
+    INSERT INTO words(words, rowid, text) VALUES ('delete', old.repo, old.text);
+    {COUNT.format("old", "-")}"""
+NEW_TEXT = f"""
+    INSERT INTO words(rowid, text) VALUES (new.repo, new.text);
+    INSERT INTO grams SELECT DISTINCT substr(new.text, place, 3) AS found, 0
+    {PLACES.format("new")} WHERE NOT EXISTS (SELECT 1 FROM grams WHERE gram = found);
+    {COUNT.format("new", "+")}"""
 """(Not INSERT OR IGNORE: what a writer says of conflicts would hold in here too.)"""
+TEXT_TRIGGERS = f"""
+CREATE TRIGGER IF NOT EXISTS texts_come AFTER INSERT ON texts BEGIN {NEW_TEXT}
+END;
+CREATE TRIGGER IF NOT EXISTS texts_go AFTER DELETE ON texts BEGIN {OLD_TEXT}
+END;
+CREATE TRIGGER IF NOT EXISTS texts_change AFTER UPDATE ON texts WHEN new.text <> old.text
+BEGIN {OLD_TEXT} {NEW_TEXT}
+END;
+"""
 
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS labels(
@@ -73,6 +114,7 @@ CREATE TABLE IF NOT EXISTS labels(
     name TEXT NOT NULL,
     models INTEGER NOT NULL DEFAULT 0,
     UNIQUE (kind, name));
+CREATE INDEX IF NOT EXISTS labels_models ON labels(kind, name, models);
 CREATE TABLE IF NOT EXISTS tagged(
     label INTEGER NOT NULL,
     repo INTEGER NOT NULL,
@@ -118,23 +160,10 @@ CREATE TABLE IF NOT EXISTS texts(
 CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(
     text, content='texts', content_rowid='repo', detail='none', columnsize=0,
     tokenize='trigram case_sensitive 1');
-CREATE TABLE IF NOT EXISTS grams(gram TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE VIEW IF NOT EXISTS places AS
+{GRAMS}CREATE VIEW IF NOT EXISTS places AS
     WITH RECURSIVE p(place) AS (SELECT 1 UNION ALL SELECT place + 1 FROM p)
     SELECT place FROM p LIMIT {LONGEST_TEXT + 200};
-CREATE TRIGGER IF NOT EXISTS texts_come AFTER INSERT ON texts BEGIN
-    INSERT INTO words(rowid, text) VALUES (new.repo, new.text);
-    {GRAMS_OF_NEW}
-END;
-CREATE TRIGGER IF NOT EXISTS texts_go AFTER DELETE ON texts BEGIN
-    INSERT INTO words(words, rowid, text) VALUES ('delete', old.repo, old.text);
-END;
-CREATE TRIGGER IF NOT EXISTS texts_change AFTER UPDATE ON texts WHEN new.text <> old.text BEGIN
-    INSERT INTO words(words, rowid, text) VALUES ('delete', old.repo, old.text);
-    INSERT INTO words(rowid, text) VALUES (new.repo, new.text);
-    {GRAMS_OF_NEW}
-END;
-"""
+{TEXT_TRIGGERS}"""
 
 
 def fold(text: str) -> str:
@@ -204,21 +233,93 @@ def bring_up(db: sqlite3.Connection) -> None:
 
 
 def fill(db: sqlite3.Connection) -> None:
-    """Make what searches go by from repositories and cards; the tables are empty before."""
+    """Make what searches go by from repositories and cards; the tables are empty before.
+
+    Millions of rows are sorted and written in their order, without triggers and with the indexes
+    made at the end: one by one they would take a day.
+    """
+    later = db.execute(
+        "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND"
+        " (type = 'trigger' AND tbl_name IN ('tagged', 'texts') OR type = 'index'"
+        " AND tbl_name = 'tagged')"
+    ).fetchall()
+    for kind, name, _ in later:
+        db.execute(f"DROP {kind} {name}")
+    _fill_labels(db)
+    _fill_texts(db)
+    for _, _, sql in later:
+        db.execute(sql)
+
+
+def _fill_labels(db: sqlite3.Connection) -> None:
     db.execute(
         "INSERT INTO labels(kind, name) SELECT 'all', '' FROM repos"
         " UNION SELECT 'author', author FROM repos WHERE author <> ''"
+        " UNION SELECT 'tag', e.value FROM cards c, json_each(c.tags) e"
     )
     db.execute(
-        f"INSERT INTO tagged {BORNE}"
-        " WHERE l.kind = 'author' AND l.name = r.author OR l.kind = 'all' AND l.name = ''"
+        "INSERT INTO tagged WITH borne(label, repo) AS ("
+        " SELECT l.id, r.id FROM repos r CROSS JOIN labels l ON l.kind = 'all' AND l.name = ''"
+        " UNION ALL SELECT l.id, r.id FROM repos r"
+        " CROSS JOIN labels l ON l.kind = 'author' AND l.name = r.author"
+        " UNION ALL SELECT l.id, c.repo FROM cards c CROSS JOIN json_each(c.tags) e"
+        " CROSS JOIN labels l ON l.kind = 'tag' AND l.name = e.value)"
+        f" SELECT b.label, r.id, {milliseconds('r.created')}, {milliseconds('r.modified')},"
+        " r.downloads, r.likes FROM borne b CROSS JOIN repos r ON r.id = b.repo"
+        " ORDER BY b.label, r.id"
     )
+    db.execute("UPDATE labels SET models = (SELECT count(*) FROM tagged WHERE label = id)")
+
+
+def _fill_texts(db: sqlite3.Connection) -> None:
+    counts: Counter[str] = Counter()
     last = 0
     while rows := db.execute(
         "SELECT r.id, r.name, c.tags, c.card FROM repos r JOIN cards c ON c.repo = r.id"
         f" WHERE r.id > ? ORDER BY r.id LIMIT {AT_ONCE}",
         (last,),
     ).fetchall():
-        for last, name, tags, card in rows:
-            put_labels(db, last, [], json.loads(tags))
-            put_text(db, last, name, json.loads(tags), json.loads(card))
+        texts = [
+            (number, text_of(name, json.loads(tags), json.loads(card)))
+            for number, name, tags, card in rows
+        ]
+        db.executemany("INSERT INTO texts VALUES (?, ?)", texts)
+        _count(db, counts, texts)
+        last = texts[-1][0]
+    _put_grams(db, counts)
+    db.execute("INSERT INTO words(words) VALUES ('rebuild')")
+
+
+def _count(db: sqlite3.Connection, counts: Counter[str], texts: list[tuple[int, str]]) -> None:
+    """Add the trigrams of texts; where they are too many, the table takes them."""
+    found: set[str] = set()
+    for number, text in texts:
+        grams = {text[place : place + 3] for place in range(len(text) - 2)}
+        found |= grams
+        if number * 2654435769 >> 28 & SAMPLE - 1 == 0:  # as COUNTED
+            counts.update(grams)
+    counts.update(dict.fromkeys(found - counts.keys(), 0))
+    if len(counts) > MOST_GRAMS:
+        _put_grams(db, counts)
+
+
+def _put_grams(db: sqlite3.Connection, counts: Counter[str]) -> None:
+    db.executemany(
+        "INSERT INTO grams VALUES (?, ?)"
+        " ON CONFLICT (gram) DO UPDATE SET models = models + excluded.models",
+        sorted(counts.items()),
+    )
+    counts.clear()
+
+
+def count_grams(db: sqlite3.Connection) -> None:
+    """Count what a hub of schema 2 had not counted."""
+    counts = Counter({gram: 0 for (gram,) in db.execute("SELECT gram FROM grams")})
+    for (text,) in db.execute(f"SELECT text FROM texts WHERE {COUNTED.format('repo')}"):
+        counts.update({text[place : place + 3] for place in range(len(text) - 2)})
+    for former in ("TRIGGER texts_come", "TRIGGER texts_go", "TRIGGER texts_change", "TABLE grams"):
+        db.execute(f"DROP {former}")
+    db.execute(GRAMS)
+    for trigger in TEXT_TRIGGERS.split("END;")[:-1]:
+        db.execute(f"{trigger}END")
+    _put_grams(db, counts)

@@ -44,9 +44,10 @@ __all__ = [
 ]
 
 JOURNAL = "hub.journal"
-DERIVED = {"grams", "labels", "tagged", "texts"}
-"""Tables that are made of others (see `index_tables`); so are all virtual ones."""
-UNTOLD = {"downloads"}
+DERIVED = {"grams", "labels", "sent", "tagged", "texts"}
+"""Tables that are made of others (see `index_tables`), as all virtual ones are; and `sent`, which
+is soon forgotten anyway."""
+UNTOLD = {"downloads", "used"}
 """Columns that change without the journal; it tells them when something else changes too."""
 
 FORMAT = 1
@@ -87,7 +88,11 @@ def check_lost(folder: Path) -> None:
     database, journal = folder / "hub.db", folder / JOURNAL
     if database.exists() and database.stat().st_size:
         return
-    if journal.exists() and journal.read_bytes()[:PIECE].count(b"\n") > 1:
+    if not journal.exists():
+        return
+    with journal.open("rb") as stream:
+        several = stream.read(PIECE).count(b"\n") > 1 or bool(stream.read(1))
+    if several:
         raise HubError(
             f"'{database}' is gone, but '{journal}' tells what it held",
             hint=f"Rebuild it: hubtool hub reindex --hub {folder}",

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hubtool.hub.server import errors, index_tables, meta_history
+from hubtool.hub.server import audit, errors, index_tables, meta_history
+from hubtool.hub.server.audit import Actor
 from hubtool.hub.server.meta_database import Database
 from hubtool.hub.server.meta_history import Commit, Entry
 from hubtool.hub.server.store import Store
@@ -31,9 +32,10 @@ saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip *.zst *tfevents*
 ATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LFS.split())
 NAME = re.compile(r"([\w.-]{1,96}/)?[\w.-]{1,96}", re.ASCII)
 OID = re.compile(r"[0-9a-f]{7,40}")
+NOBODY = Actor()
 REPO = (
     "r.id, r.name, r.private, r.created, r.modified, m.oid, r.downloads, r.likes,"
-    " c.tags, c.card, c.pipeline_tag, c.library"
+    " r.gated, c.tags, c.card, c.pipeline_tag, c.library"
 )
 REPOS = (
     "repos r JOIN cards c ON c.repo = r.id"
@@ -43,7 +45,8 @@ REPOS = (
 
 @dataclass(frozen=True)
 class Repo:
-    """A repository as it stands: `head` is where main points, `tags` are made from `card`."""
+    """A repository as it stands: `head` is where main points, `tags` are made from `card`; gated:
+    "auto" or "manual" where its files are for those who were granted access, else ""."""
 
     id: int
     name: str
@@ -53,6 +56,7 @@ class Repo:
     head: str
     downloads: int
     likes: int
+    gated: str
     tags: list[str]
     card: dict[str, Any]
     pipeline_tag: str | None
@@ -78,7 +82,11 @@ class Meta:
         """A transaction: all of the block, or nothing of it."""
         return self._database.writing()
 
-    def create(self, name: str, *, private: bool = False, author: str = "") -> Repo:
+    def careless(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Single statements that a power cut may take back, and the journal does not tell."""
+        return self._database.careless()
+
+    def create(self, name: str, *, private: bool = False, by: Actor = NOBODY) -> Repo:
         """A new repository, whose first commit holds .gitattributes. Refusal 409 if it exists."""
         check_name(name)
         with self._store.writer() as writer:
@@ -103,31 +111,55 @@ class Meta:
                 tree=meta_history.put_tree(db, [entry]),
                 title="initial commit",
                 message="",
-                author=author,
+                author=by.user,
                 branch="main",
                 digest=None,
             )
+            audit.note(db, by, "repo.create", name, private=private)
             return _repo(db, name)
 
-    def delete(self, name: str) -> None:
-        """Remove a repository and its history; contents stay in the store."""
+    def delete(self, name: str, *, fresh: bool = False, by: Actor = NOBODY) -> None:
+        """Remove a repository and its history; contents stay in the store.
+
+        fresh: only while it holds nothing but its first commit. Refusal 403 where it holds more.
+        """
         with self.writing() as db:
             repo = _repo(db, name)
+            number = db.execute(
+                "SELECT count(*) + EXISTS (SELECT 1 FROM commits c JOIN entries e USING (tree)"
+                " WHERE c.repo = ?1 AND e.path <> '.gitattributes') FROM commits WHERE repo = ?1",
+                (repo.id,),
+            )  # a history that was squashed is one commit too
+            if fresh and number.fetchone()[0] > 1:
+                raise errors.forbidden(
+                    f"'{name}' holds more than its first commit, so to delete it needs the role"
+                    " 'admin'."
+                )
             index_tables.forget(db, repo.id, repo.tags)
             db.execute("DELETE FROM cards WHERE repo = ?", (repo.id,))
             meta_history.forget(db, repo.id)
             db.execute("DELETE FROM repos WHERE id = ?", (repo.id,))
+            audit.note(db, by, "repo.delete", name)
 
     def repo(self, name: str) -> Repo:
         """A repository by its name. Refusal 404 if there is none."""
         with self.reading() as db:
             return _repo(db, name)
 
-    def set_private(self, name: str, private: bool) -> None:
-        """Hide a repository from listings, or show it again."""
+    def set_private(self, name: str, private: bool, *, by: Actor = NOBODY) -> None:
+        """Hide a repository from all who have no right to it, or show it again."""
         with self.writing() as db:
             repo = _repo(db, name)
             db.execute("UPDATE repos SET private = ? WHERE id = ?", (private, repo.id))
+            audit.note(db, by, "repo.visibility", name, private=private)
+
+    def set_gated(self, name: str, gated: str, *, by: Actor = NOBODY) -> None:
+        """Keep a repository's files for those who ask: whoever does ("auto"), or whom its admins
+        let in ("manual"); or for nobody in particular ("")."""
+        with self.writing() as db:
+            repo = _repo(db, name)
+            db.execute("UPDATE repos SET gated = ? WHERE id = ?", (gated, repo.id))
+            audit.note(db, by, "repo.gated", name, gated=gated or False)
 
     def resolve(self, repo: Repo, revision: str) -> Commit:
         """What a branch, a tag, an oid or its beginning (7 digits or more) stands for.
@@ -195,7 +227,7 @@ class Meta:
         with suppress(sqlite3.OperationalError), self._database.careless() as db:
             db.execute("UPDATE repos SET downloads = downloads + 1 WHERE id = ?", (repo.id,))
 
-    def create_ref(self, repo: Repo, kind: str, name: str, oid: str) -> None:
+    def create_ref(self, repo: Repo, kind: str, name: str, oid: str, *, by: Actor = NOBODY) -> None:
         """A new branch or tag. Refusal 409 if it exists, 404 if there is no such commit."""
         check_ref(name)
         with self.writing() as db:
@@ -204,16 +236,19 @@ class Meta:
                 raise errors.conflict(f"There is a {kind} '{name}' in '{repo.name}' already.")
             self._commit(db, repo, oid, oid)
             meta_history.put_ref(db, repo.id, kind, name, oid)
+            audit.note(db, by, f"{kind}.create", repo.name, name=name, commit=oid)
 
-    def delete_ref(self, repo: Repo, kind: str, name: str) -> None:
+    def delete_ref(self, repo: Repo, kind: str, name: str, *, by: Actor = NOBODY) -> None:
         """Remove a branch or tag. Refusal 404 if there is none, 403 for main."""
         if (kind, name) == ("branch", "main"):
             raise errors.forbidden("The branch 'main' cannot be deleted.")
         with self.writing() as db:
             check_repo(db, repo)
-            if meta_history.ref(db, repo.id, kind, name) is None:
+            oid = meta_history.ref(db, repo.id, kind, name)
+            if oid is None:
                 raise errors.revision_not_found(repo.name, name)
             meta_history.delete_ref(db, repo.id, kind, name)
+            audit.note(db, by, f"{kind}.delete", repo.name, name=name, commit=oid)
 
     def _commit(self, db: sqlite3.Connection, repo: Repo, oid: str, revision: str) -> Commit:
         commit = meta_history.commit_of(db, repo.id, oid)
@@ -285,8 +320,9 @@ def _repo(db: sqlite3.Connection, name: str) -> Repo:
 
 
 def repo_of(row: Sequence[Any]) -> Repo:
-    """The repository that a row of REPO says."""
-    number, name, private, created, modified, head, downloads, likes, tags, card, *rest = row
+    """The repository that a row of REPO says; tags and card may be parsed already."""
+    number, name, private, created, modified, head, downloads, likes, gated, *rest = row
+    tags, card, pipeline_tag, library = rest
     return Repo(
         id=number,
         name=name,
@@ -296,8 +332,9 @@ def repo_of(row: Sequence[Any]) -> Repo:
         head=head,
         downloads=downloads,
         likes=likes,
-        tags=json.loads(tags),
-        card=json.loads(card),
-        pipeline_tag=rest[0],
-        library=rest[1],
+        gated=gated,
+        tags=json.loads(tags) if isinstance(tags, str) else tags,
+        card=json.loads(card) if isinstance(card, str) else card,
+        pipeline_tag=pipeline_tag,
+        library=library,
     )

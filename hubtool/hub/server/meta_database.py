@@ -24,13 +24,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hubtool.errors import HubError
-from hubtool.hub.server import errors, index_tables
+from hubtool.hub.server import accounts_tables, audit, errors, index_tables, moves_tables
 from hubtool.hub.server.journal import Recorder, check_lost
 from hubtool.hub.server.store import locked
 
 __all__ = ["LOCK", "SCHEMA", "VERSION", "Database"]
 
-VERSION = 2
+VERSION = 3
 WAIT_MS = 30_000
 COUNT_WAIT_MS = 1_000
 LOCK = "hub.lock"
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS repos(
     created TEXT NOT NULL,
     modified TEXT NOT NULL,
     downloads INTEGER NOT NULL DEFAULT 0,
-    likes INTEGER NOT NULL DEFAULT 0);
+    likes INTEGER NOT NULL DEFAULT 0, gated TEXT NOT NULL DEFAULT '');
 
 CREATE TABLE IF NOT EXISTS cards(
     repo INTEGER PRIMARY KEY,
@@ -66,6 +66,7 @@ CREATE TABLE IF NOT EXISTS entries(
     sha256 TEXT NOT NULL,
     lfs INTEGER NOT NULL,
     PRIMARY KEY (tree, path)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entries_sha256 ON entries(sha256);
 CREATE TABLE IF NOT EXISTS commits(
     oid TEXT PRIMARY KEY,
     repo INTEGER NOT NULL,
@@ -86,9 +87,19 @@ CREATE TABLE IF NOT EXISTS refs(
     oid TEXT NOT NULL,
     PRIMARY KEY (repo, kind, name)) WITHOUT ROWID;
 {index_tables.SCHEMA}
+{accounts_tables.SCHEMA}
+{audit.SCHEMA}
+{moves_tables.SCHEMA}
 """
 
-UPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: index_tables.bring_up}
+
+def _from_2(db: sqlite3.Connection) -> None:
+    """Schema 2 knew nothing of accounts and gates, nor how common a trigram is."""
+    db.execute("ALTER TABLE repos ADD COLUMN gated TEXT NOT NULL DEFAULT ''")
+    index_tables.count_grams(db)
+
+
+UPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: index_tables.bring_up, 2: _from_2}
 """From a version to the next, behind the schema: what tables that are only made would lack."""
 
 

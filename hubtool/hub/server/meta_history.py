@@ -12,7 +12,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime
 
 __all__ = [
@@ -23,6 +23,9 @@ __all__ = [
     "entries",
     "entry_of",
     "forget",
+    "forget_trees",
+    "insert_commit",
+    "moment",
     "name_of_tree",
     "now",
     "oid_of",
@@ -79,7 +82,14 @@ def pointer(sha256: str, size: int) -> bytes:
 
 def now() -> str:
     """This moment, as the Hub writes it: 2026-01-31T12:00:00.000Z."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment(datetime.now(UTC))
+
+
+def moment(date: datetime) -> str:
+    """A moment as the Hub writes it; one without a time zone is of UTC."""
+    known = date if date.tzinfo else date.replace(tzinfo=UTC)
+    text = known.astimezone(UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def entries(db: sqlite3.Connection, tree: int) -> list[Entry]:
@@ -143,17 +153,32 @@ def put_commit(
     digest: str | None,
 ) -> Commit:
     """A new commit of the repository (id, name), dated now, and the branch moved to it."""
+    made = Commit("", parent, title, message, now(), author)
+    commit = insert_commit(db, repo, made, tree=tree, branch=branch, digest=digest)
+    put_ref(db, repo[0], "branch", branch, commit.oid)
+    return commit
+
+
+def insert_commit(
+    db: sqlite3.Connection,
+    repo: tuple[int, str],
+    commit: Commit,
+    *,
+    tree: int,
+    branch: str,
+    digest: str | None,
+) -> Commit:
+    """A commit of the repository (id, name), under the oid that follows from what it is."""
     number, name = repo
-    date = now()
     (hashed,) = db.execute("SELECT hash FROM trees WHERE id = ?", (tree,)).fetchone()
+    _, parent, title, message, date, author = astuple(commit)
     oid = _sha1([name, parent, hashed, title, message, author, date])
     db.execute(
         f"INSERT OR IGNORE INTO commits({COMMIT}, repo, tree, branch, digest)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (oid, parent, title, message, date, author, number, tree, branch, digest),
     )
-    put_ref(db, number, "branch", branch, oid)
-    return Commit(oid, parent, title, message, date, author)
+    return replace(commit, oid=oid)
 
 
 def ref(db: sqlite3.Connection, repo: int, kind: str, name: str) -> str | None:
@@ -181,7 +206,12 @@ def forget(db: sqlite3.Connection, repo: int) -> None:
     trees = db.execute("SELECT DISTINCT tree FROM commits WHERE repo = ?", (repo,)).fetchall()
     db.execute("DELETE FROM refs WHERE repo = ?", (repo,))
     db.execute("DELETE FROM commits WHERE repo = ?", (repo,))
-    for (tree,) in trees:
+    forget_trees(db, [tree for (tree,) in trees])
+
+
+def forget_trees(db: sqlite3.Connection, trees: Iterable[int]) -> None:
+    """Remove those of these trees that no commit has."""
+    for tree in trees:
         if not db.execute("SELECT 1 FROM commits WHERE tree = ?", (tree,)).fetchone():
             db.execute("DELETE FROM entries WHERE tree = ?", (tree,))
             db.execute("DELETE FROM trees WHERE id = ?", (tree,))

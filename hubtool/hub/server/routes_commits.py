@@ -23,7 +23,9 @@ __all__ = ["commit", "ignored", "preupload", "validate_yaml"]
 
 LARGE = 1_000_000
 """Bytes above which a file goes the way of large ones whatever it is called."""
-MAX_RULES = 1 << 20
+MAX_RULES = 1 << 16
+MOST_FILES = 256
+"""As many as the official client asks about at once. Every file is held against every rule."""
 OURS = "hubtool/"
 """Begins the User-Agent of clients that speak Git LFS also to a hub that does not speak Xet."""
 
@@ -66,6 +68,11 @@ def preupload(call: Call) -> Response:
     files = data.get("files")
     if not isinstance(rules, str) or not isinstance(files, list):
         raise errors.bad_request("files must be a list, and gitIgnore a text.")
+    if len(files) > MOST_FILES or len(rules) > MAX_RULES:
+        raise errors.bad_request(
+            f"At most {MOST_FILES} files are asked about at once, with {MAX_RULES} letters of"
+            " .gitignore: ask in parts."
+        )
     large = [
         line.split()[0]
         for line in _stored_text(call, ".gitattributes").splitlines()
@@ -93,14 +100,15 @@ def _announced(file: Any) -> tuple[str, int]:
     if not isinstance(file, dict):
         file = {}
     path, size = file.get("path"), file.get("size")
-    if not isinstance(path, str) or not isinstance(size, int):
+    if not isinstance(path, str) or type(size) is not int:
         raise errors.bad_request("A file needs a path, which is a text, and a size in bytes.")
     return path, size
 
 
 def _oid(call: Call, entry: Entry | None, size: int, *, lfs: bool) -> str | None:
-    """By which name a client knows what it has as the same, in the way it is to send it."""
-    if entry is None or entry.size != size:
+    """By which name a client knows what it has as the same, in the way it is to send it; None for
+    what is to be sent, also because this hub lost it."""
+    if entry is None or not entry.size == size == call.hub.store.size(entry.sha256):
         return None
     if lfs:
         return entry.sha256
@@ -179,5 +187,12 @@ def _land(call: Call, body: BinaryIO, digest: str) -> Commit:
     store, meta = call.hub.store, call.hub.meta
     request = commits.parse(body, store)
     return commits.apply(
-        meta, store, call.repo, call.part["rev"], request, digest=digest, author=call.user
+        meta,
+        store,
+        call.repo,
+        call.part["rev"],
+        request,
+        digest=digest,
+        by=call.actor,
+        held=call.held,
     )

@@ -58,7 +58,7 @@ def list_models(call: Call) -> Response:
         ascending=DIRECTIONS[direction],
         limit=call.number("limit", PAGE, PAGE),
         cursor=query.get("cursor"),
-        include_private=call.hub.guard.open_writes,
+        who=call.who,
         cards=with_card,
     )
     listed = [_described(repo) for repo in repos]
@@ -103,7 +103,7 @@ def _described(repo: Repo) -> dict[str, Any]:
         "author": repo.name.rpartition("/")[0] or None,
         "sha": repo.head,
         "private": repo.private,
-        "gated": False,
+        "gated": repo.gated or False,
         "disabled": False,
         "downloads": repo.downloads,
         "downloadsAllTime": repo.downloads,

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from starlette.responses import Response
 
-from hubtool.hub.server import errors
+from hubtool.hub.server import access, errors
 from hubtool.hub.server.auth import EXPIRES_IN
 from hubtool.hub.server.routes import Call, answer, pour
 from hubtool.hub.server.store import full_disk
@@ -43,14 +43,13 @@ def speaks_xet() -> bool:
 
 def write_token(call: Call) -> Response:
     """GET /api/models/{id}/xet-write-token/{rev}"""
-    call.admit(writes=True)
     _check_packages()
     from hubtool.hub.server.xet_store import Xorbs
 
     call.hub.meta.resolve(call.repo, call.part["rev"])
     expires = int(time.time()) + EXPIRES_IN
     cas = f"{call.base}/xet/{Xorbs(call.hub.root).current()}"
-    claim = f"{call.repo.name}?{call.hub.signer.query(SIGNED, str(call.repo.id), 0)}"
+    claim = f"{call.repo.name}?{call.hub.signer.query(SIGNED, str(call.repo.id), 0, call.sender)}"
     token = PREFIX + base64.urlsafe_b64encode(claim.encode()).decode()
     headers = {
         "X-Xet-Cas-Url": cas,
@@ -62,8 +61,9 @@ def write_token(call: Call) -> Response:
 
 
 async def xorb(call: Call) -> Response:
-    """POST /xet/{epoch}/v1/xorbs/default/{hash}"""
-    await call.hub.run(_check_token, call)
+    """POST /xet/{epoch}/v1/xorbs/default/{hash}: only those who may name every content are told
+    whether somebody sent the same before"""
+    user = await call.hub.run(_check_token, call)
     from hubtool.hub.server import xet_store, xet_xorb
 
     xorbs, epoch, name = xet_store.Xorbs(call.hub.root), call.part["epoch"], call.part["hash"]
@@ -73,12 +73,12 @@ async def xorb(call: Call) -> Response:
     with xorbs.incoming() as incoming:
         await pour(call, incoming.write, xet_xorb.LONGEST)
         inserted = await call.hub.run(xorbs.keep, epoch, name, incoming)
-    return answer({"was_inserted": inserted})
+    return answer({"was_inserted": inserted or bool(user)})
 
 
 async def shard(call: Call) -> Response:
     """POST /xet/{epoch}/v1/shards"""
-    await call.hub.run(_check_token, call)
+    user = await call.hub.run(_check_token, call)
     from hubtool.hub.server import xet_shard, xet_store
 
     xorbs, epoch = xet_store.Xorbs(call.hub.root), call.part["epoch"]
@@ -87,21 +87,23 @@ async def shard(call: Call) -> Response:
     with full_disk(), tempfile.TemporaryFile(dir=call.hub.store.tmp) as body:
         await pour(call, body.write, xet_shard.LONGEST)
         body.flush()
-        await call.hub.run(_land, call, body, xorbs, epoch)
+        await call.hub.run(_land, call, body, xorbs, epoch, user)
     return answer({"result": 1})
 
 
-def _land(call: Call, body: BinaryIO, xorbs: Xorbs, epoch: str) -> None:
+def _land(call: Call, body: BinaryIO, xorbs: Xorbs, epoch: str, user: str) -> None:
     from hubtool.hub.server import xet
 
     if not body.seek(0, 2):
         raise errors.bad_request("The shard is empty.")
     with mmap(body.fileno(), 0, access=ACCESS_READ) as data:
-        xet.land(data, call.hub.store, xorbs, epoch)
+        landed = xet.land(data, call.hub.store, xorbs, epoch)
+    access.note_sent(call.hub.meta, user, landed)
 
 
-def _check_token(call: Call) -> None:
-    """Refusal 401 unless the call bears a token that was given for a repository that is there."""
+def _check_token(call: Call) -> str:
+    """The user whom the call's token was given to, for a repository that is there. Refusal 401
+    where there is none."""
     _check_packages()
     kind, _, token = call.request.headers.get("authorization", "").partition(" ")
     try:
@@ -111,7 +113,8 @@ def _check_token(call: Call) -> None:
             base64.urlsafe_b64decode(token.removeprefix(PREFIX)).decode().partition("?")
         )
         repo = call.hub.meta.repo(name)
-        call.hub.signer.check(SIGNED, str(repo.id), dict(parse_qsl(query)))
+        _, user = call.hub.signer.check(SIGNED, str(repo.id), dict(parse_qsl(query)))
+        return user
     except (ValueError, errors.Refusal):
         raise errors.unauthorized(
             "The token is no token for Xet uploads, or has expired: ask xet-write-token for one."

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -25,6 +27,7 @@ from hubtool.errors import HubError
 from hubtool.files import telling
 from hubtool.hub.server.app import App, create_app
 from hubtool.hub.server.auth import is_loopback
+from hubtool.hub.server.limits import PER_WINDOW
 
 __all__ = ["Background", "serve"]
 
@@ -99,15 +102,33 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     lfs: bool = False,
+    proxy: str = "",
+    limit: int = PER_WINDOW,
     announce: Callable[[str], object] = lambda url: None,
 ) -> None:
     """Serve the hub in a folder until SIGINT or SIGTERM; `announce` is told the address.
 
-    On this machine's own addresses whoever reaches it may write; on others it is read only. The
-    log goes to stderr. Raises HubError, WriteError.
+    As long as the hub has no users, whoever reaches it on this machine's own addresses may do
+    everything, and on others it is read only. With users, writing needs a token everywhere; in
+    clear, since this speaks no TLS: on a network put a proxy that does in front, and tell its
+    address (`proxy`), which also ends what nobody needed a token for. limit: requests of one kind
+    that one client may make in five minutes; 0 for any number. The log goes to stderr. Raises
+    HubError, WriteError.
     """
-    own = is_loopback(host)
-    with _bound(host, port) as listening, _opened(root, own, lfs) as app, _logging():
+    proxy = proxy.rstrip("/")
+    address = urlsplit(proxy)
+    if proxy and (address.scheme not in ("http", "https") or not address.hostname or address.path):
+        raise HubError(
+            f"'{proxy}' is no address of a proxy", hint="Give one such as https://hub.example.org."
+        )
+    settings = {
+        "open_writes": is_loopback(host) and not proxy,  # who comes by a proxy may be anybody
+        "lfs": lfs,
+        "url": proxy,
+        "hosts": [address.hostname] if address.hostname and is_loopback(host) else None,
+        "limit": limit,
+    }
+    with _bound(host, port) as listening, _opened(root, **settings) as app, _logging():
         url = _url(host, listening.getsockname()[1])
         _Server(app, lambda: announce(url)).run(sockets=[listening])
 
@@ -115,11 +136,12 @@ def serve(
 class Background:
     """The hub in a folder, on 127.0.0.1 and a free port, in a thread: for the length of a block.
 
+    key: a token that is good for everything, whatever users the hub has.
     Example: `with Background(Path("hub")) as url: ...`
     """
 
-    def __init__(self, root: Path, *, lfs: bool = False) -> None:
-        self._root, self._lfs = root, lfs
+    def __init__(self, root: Path, *, lfs: bool = False, key: str = "") -> None:
+        self._root, self._lfs, self._key = root, lfs, key
         self._stack = ExitStack()
 
     def start(self) -> str:
@@ -127,7 +149,9 @@ class Background:
         running = threading.Event()
         with ExitStack() as stack:
             listening = stack.enter_context(_bound("127.0.0.1", 0))
-            app = stack.enter_context(_opened(self._root, True, self._lfs))
+            app = stack.enter_context(
+                _opened(self._root, open_writes=True, lfs=self._lfs, key=self._key)
+            )
             server = _Server(app, running.set)
 
             def run() -> None:
@@ -164,11 +188,11 @@ class Background:
 
 
 @contextmanager
-def _opened(root: Path, open_writes: bool, lfs: bool) -> Iterator[App]:
+def _opened(root: Path, **settings: Any) -> Iterator[App]:
     """The application over a folder, which is made if need be."""
     with telling(root):
         root.mkdir(parents=True, exist_ok=True)
-        app = create_app(root, open_writes=open_writes, lfs=lfs)
+        app = create_app(root, **settings)
     try:
         yield app
     finally:

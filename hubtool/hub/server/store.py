@@ -2,7 +2,7 @@
 
     blobs/ab/cd/abcd…       a file's content, whole and on the disk before it bears this name
     tmp/.blob.*.hubtool-tmp what is being written, flock-ed for as long as its writer lives
-    store.json              the store's own name, and how often contents were collected
+    store.json              the store's own name
 
 A blob is hashed while it is written, fsynced, renamed, and its folders fsynced, so a crash leaves
 nothing or the whole of it. Nothing here is ever changed, and several processes may share a store:
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from hubtool import files
 from hubtool.errors import HubError
@@ -146,21 +146,22 @@ class Store:
         return locked(self._lock, alone=False)
 
     def uuid(self) -> str:
-        """The store's own name, made once; a copy of the store gets another."""
-        return str(self._about()["uuid"])
-
-    def epoch(self) -> int:
-        """How often contents were collected. It goes up *before* the first of them is gone, so
-        whoever remembers what the store has does so for one uuid and one epoch only."""
-        return int(self._about()["epoch"])
-
-    def next_epoch(self) -> int:
-        """Begin another epoch, on the disk for good; for whoever collects, alone."""
-        about = self._about()
-        about["epoch"] += 1
-        with files.new_file(self._said, overwrite=True) as stream:
-            stream.write(json.dumps(about).encode())
-        return int(about["epoch"])
+        """The store's own name, made once by whoever comes first; a copy gets another."""
+        place = self.root / "store.json"
+        while True:
+            with suppress(FileNotFoundError):
+                return str(json.loads(place.read_bytes())["uuid"])
+            temporary, handle = files.temporary_file(place)
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(json.dumps({"uuid": uuid.uuid4().hex}).encode())
+                    stream.flush()
+                    os.fsync(handle)
+                    with suppress(FileExistsError):
+                        place.hardlink_to(temporary)  # a link appears whole
+            finally:
+                temporary.unlink(missing_ok=True)
+            files.sync(self.root)
 
     def sweep(self) -> None:
         """Remove what writers left that are no longer alive."""
@@ -168,30 +169,8 @@ class Store:
         files.sweep(self.root)
 
     @property
-    def _said(self) -> Path:
-        return self.root / "store.json"
-
-    @property
     def _lock(self) -> Path:
         return self.root / "store.lock"
-
-    def _about(self) -> dict[str, Any]:
-        """What store.json says; whoever comes first makes it, and a link appears whole."""
-        while True:
-            with suppress(FileNotFoundError):
-                about: dict[str, Any] = json.loads(self._said.read_bytes())
-                return about
-            temporary, handle = files.temporary_file(self._said)
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(json.dumps({"uuid": uuid.uuid4().hex, "epoch": 0}).encode())
-                    stream.flush()
-                    os.fsync(handle)
-                    with suppress(FileExistsError):
-                        self._said.hardlink_to(temporary)
-            finally:
-                temporary.unlink(missing_ok=True)
-            files.sync(self.root)
 
 
 class Writer:

@@ -83,11 +83,16 @@ def contents(root: Path) -> Iterator[File]:
 
 
 def users(db: sqlite3.Connection, wanted: Iterable[str]) -> dict[str, list[str]]:
-    """For each of these contents the files that are it, as `namespace/name: path`."""
+    """For each of these contents the files that are it, as `namespace/name: path at revision`: the
+    branches and tags where it is so today, or else the newest commit where it was."""
     rows = db.execute(
-        "SELECT DISTINCT e.sha256, r.name || ': ' || e.path FROM entries e"
+        "SELECT sha256, user || ' at ' || coalesce(refs, newest) FROM ("
+        " SELECT e.sha256, r.name || ': ' || e.path AS user, c.oid AS newest, max(c.date),"
+        " group_concat(DISTINCT f.name) AS refs FROM entries e"
         " JOIN commits c ON c.tree = e.tree JOIN repos r ON r.id = c.repo"
-        " WHERE e.sha256 IN (SELECT value FROM json_each(?)) ORDER BY 2",
+        " LEFT JOIN refs f ON f.repo = c.repo AND f.oid = c.oid"
+        " WHERE e.sha256 IN (SELECT value FROM json_each(?))"
+        " GROUP BY e.sha256, r.name, e.path) ORDER BY 2",
         (json.dumps(list(wanted)),),
     )
     found: dict[str, list[str]] = {}

@@ -28,8 +28,8 @@ LOCKS = [threading.Lock() for _ in range(64)]
 work that goes on, instead of having it done twice."""
 
 
-def land(data: bytes | mmap, store: Store, xorbs: Xorbs, epoch: str) -> int:
-    """Stores every file of a shard; how many there are.
+def land(data: bytes | mmap, store: Store, xorbs: Xorbs, epoch: str) -> list[str]:
+    """Stores every file of a shard; the sha256 of each.
 
     Refusal 400 where the shard, or what it makes of the xorbs, is wrong; 507 where the disk is too
     small. What is wrong with the shard itself is found before the first file is stored.
@@ -41,12 +41,12 @@ def land(data: bytes | mmap, store: Store, xorbs: Xorbs, epoch: str) -> int:
                 _check_block(shard, block, opened)
             if _checked_files(shard, opened) > shutil.disk_usage(store.tmp).free:
                 raise errors.disk_full()
-            count = 0
+            landed = []
             for file in shard.files():
                 with LOCKS[int(file.sha256[:2], 16) % len(LOCKS)]:
                     _store(shard, file, opened, store)
-                count += 1
-            return count
+                landed.append(file.sha256)
+            return landed
     except ValueError as error:
         raise errors.bad_request(f"The shard is damaged: {error}.") from None
 

@@ -1,26 +1,16 @@
 """The xorbs that were sent, kept so that the next upload need not send the same chunks again.
 
-    xorbs/<store>-<second>/ab/<hash>    the chunks as they came, and their index behind them
-
-A client remembers, by the address that it sent chunks to, which ones are there, and takes that as
-true ever after. So the address holds a name that means this store and this collection of it: none
-but the xorbs of one folder were ever promised under it. A collection begins at a second that its
-name tells, and ends when the next one begins, a month later or when someone collects; then uploads
-under way have a day left, and it goes as a whole. A file is never rebuilt from a xorb again once it
-is a blob, so nothing published depends on what lies here, and a backup is better without it.
+The chunks of a xorb lie as they came, with their index behind them (`xorbs/…/ab/<hash>`, see
+`xet_epochs`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -28,67 +18,23 @@ from typing import BinaryIO
 from hubtool import files
 from hubtool.hub.server import errors, xet_xorb
 from hubtool.hub.server.store import full_disk
+from hubtool.hub.server.xet_epochs import Epochs
 from hubtool.hub.server.xet_xorb import Index
 
 __all__ = ["Incoming", "Opened", "Xorbs"]
 
-KEEP_S = 30 * 86_400
-GRACE_S = 86_400
-TRUSTED_S = 3_600
-"""As long as a collection is young, a client that names what is not there is not believed."""
 OPEN = 8
 """Xorbs that are held open at once while files are rebuilt."""
 
-EPOCH = re.compile(r"[0-9a-f]{32}-(\d{1,12})", re.ASCII)
 NAME = re.compile(r"[0-9a-f]{64}")
 
 
-class Xorbs:
-    """The collections of xorbs below a hub's folder."""
-
-    def __init__(self, root: Path) -> None:
-        self._folder = root / "xorbs"
-        self._tmp = root / "tmp"
-
-    def epochs(self) -> list[str]:
-        """The names of the collections, the latest last."""
-        if not self._folder.is_dir():
-            return []
-        found = [match for path in self._folder.iterdir() if (match := EPOCH.fullmatch(path.name))]
-        return [match[0] for match in sorted(found, key=lambda match: (int(match[1]), match[0]))]
-
-    def current(self) -> str:
-        """The collection that uploads which begin now belong to; old ones go on the way."""
-        epochs = self.epochs()
-        if not epochs or time.time() - _began(epochs[-1]) > KEEP_S:
-            return self.collect()
-        for epoch, following in pairwise(epochs):
-            if time.time() - _began(following) > GRACE_S:
-                shutil.rmtree(self._folder / epoch, ignore_errors=True)
-        return epochs[-1]
-
-    def collect(self) -> str:
-        """Begin a new collection, so that what is kept now goes in a day; its name."""
-        epochs = self.epochs()
-        began = max([int(time.time()), *(_began(epoch) + 1 for epoch in epochs)])
-        store = epochs[-1].partition("-")[0] if epochs else uuid.uuid4().hex
-        epoch = f"{store}-{began}"
-        with full_disk():
-            (self._folder / epoch).mkdir(parents=True, exist_ok=True)
-            files.sync(self._folder)
-            files.sync(self._folder.parent)
-        return self.epochs()[-1]
-
-    def check_epoch(self, epoch: str) -> None:
-        """Refusal 404 unless the collection is there."""
-        if not EPOCH.fullmatch(epoch) or not (self._folder / epoch).is_dir():
-            raise errors.Refusal(
-                404, "This address is not good any more, or never was: begin the upload again."
-            )
+class Xorbs(Epochs):
+    """The xorbs below a hub's folder."""
 
     def incoming(self) -> Incoming:
         """A xorb that is about to come, to be used as a context."""
-        return Incoming(self._tmp)
+        return Incoming(self.root / "tmp")
 
     def keep(self, epoch: str, name: str, incoming: Incoming) -> bool:
         """Checks a xorb that came, and keeps it; False if it was there.
@@ -107,16 +53,6 @@ class Xorbs:
             incoming.put(place, index)
         return True
 
-    def place(self, epoch: str, name: str) -> Path:
-        """Where a xorb lies, or would lie."""
-        return self._folder / epoch / name[:2] / name
-
-    def doubt(self, epoch: str) -> None:
-        """A client takes a xorb for kept that is not: after an older state of this folder was put
-        back, say. It would do so again and again, so a new collection begins."""
-        if epoch == self.current() and time.time() - _began(epoch) > TRUSTED_S:
-            self.collect()
-
     def discard(self, epoch: str, name: str) -> None:
         """A xorb is damaged: it goes, and nobody is promised any more what was kept with it."""
         self.place(epoch, name).unlink(missing_ok=True)
@@ -127,10 +63,6 @@ def check_name(name: str) -> None:
     """Raises Refusal 400 unless this can be the name of a xorb."""
     if not NAME.fullmatch(name):
         raise errors.bad_request(f"'{name}' is no hash: 64 hexadecimal digits make one.")
-
-
-def _began(epoch: str) -> int:
-    return int(epoch.rpartition("-")[2])
 
 
 class Incoming:

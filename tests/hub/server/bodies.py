@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hubtool.hub.server import commits
+from hubtool.hub.server.audit import Actor
 from hubtool.hub.server.commits import CommitRequest
 from hubtool.hub.server.meta import Commit, Meta, Repo
 from hubtool.hub.server.store import Blob, Store
@@ -35,7 +36,7 @@ class Hub:
         digest = hashlib.sha256(b"".join(lines)).hexdigest()
         request = self.parse(*lines)
         return commits.apply(
-            self.meta, self.store, repo, branch, request, digest=digest, author="ann"
+            self.meta, self.store, repo, branch, request, digest=digest, by=Actor("ann")
         )
 
     def content(self, oid: str) -> dict[str, bytes]:

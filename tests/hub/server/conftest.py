@@ -141,8 +141,6 @@ def hf_environment(url: str, home: Path, **more: str) -> dict[str, str]:
         "HOME": str(home),
         "HF_ENDPOINT": url,
         "HF_HOME": str(home / "hf"),
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         **more,
     }
 
@@ -158,11 +156,13 @@ class ClientError(Exception):
 class Client:
     """The unmodified huggingface_hub in a process of its own: `client("whoami", token="t")`."""
 
-    def __init__(self, url: str, home: Path, **environment: str) -> None:
+    def __init__(
+        self, url: str, home: Path, *, program: str = "official_client.py", **environment: str
+    ) -> None:
         self.url, self.home = url, home
         self._log = (home / "stderr").open("w+")
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("official_client.py"))],
+            [sys.executable, str(Path(__file__).with_name(program))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -190,7 +190,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def new_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Client]]:
-    """Makes clients: `new_client(url, HF_HUB_DISABLE_XET="1")`."""
+    """Makes clients: `new_client(url, HF_HUB_DISABLE_XET="1")`; `program` is another to run."""
     clients: list[Client] = []
 
     def make(url: str, **environment: str) -> Client:

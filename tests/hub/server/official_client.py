@@ -10,12 +10,18 @@ from collections.abc import Iterable
 from typing import Any
 
 import huggingface_hub
+from huggingface_hub import HfApi
 from huggingface_hub.utils import paginate
 from huggingface_hub.utils._runtime import is_xet_available
 
 EXTRA = {
     "validate_card": lambda text: huggingface_hub.ModelCard(text).validate(),
+    "push_card": lambda text, *to, **how: huggingface_hub.ModelCard(text).push_to_hub(*to, **how),
+    "load_card": lambda *where: str(huggingface_hub.ModelCard.load(*where)),
     "is_xet_available": is_xet_available,
+    "remove_lfs_files": lambda name, oids, **how: HfApi().permanently_delete_lfs_files(
+        name, [one for one in HfApi().list_lfs_files(name) if one.file_oid in oids], **how
+    ),
     "paginate": lambda *args: list(paginate(*args)),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 from hubtool.hub.server.run import serve
 serve(Path(sys.argv[1]), host=sys.argv[2], port=int(sys.argv[3]), lfs=sys.argv[4] == "lfs",
-      announce=lambda url: print(url, flush=True))
+      limit=0, announce=lambda url: print(url, flush=True))
 """
 
 
@@ -43,6 +44,10 @@ class Served:
         found = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert found is not None
         return int(found[1]) / 1000
+
+    def log(self) -> str:
+        """What it has written to stderr so far."""
+        return os.pread(self._log.fileno(), 1 << 24, 0).decode()
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str, str]:
         """Its exit status, and what it wrote to stdout and stderr."""

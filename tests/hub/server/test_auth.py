@@ -41,9 +41,9 @@ def test_our_own_names_are_taken(url: str, host: str) -> None:
 
 def test_a_further_name_may_be_given() -> None:
     guard = Guard(True, ("hub.lan",))
-    guard.admit("GET", "http", {"host": "Hub.lan:80"}, writes=False)
+    guard.admit("GET", "http", {"host": "Hub.lan:80"})
     with pytest.raises(Refusal, match=r"not called 'other\.lan'"):
-        guard.admit("GET", "http", {"host": "other.lan"}, writes=False)
+        guard.admit("GET", "http", {"host": "other.lan"})
 
 
 @pytest.mark.parametrize("origin", ["http://evil.org", "null", "http://127.0.0.1:1", "https://{}"])
@@ -137,7 +137,10 @@ def test_the_secret_is_made_once_and_for_nobody_else(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    query = dict(pair.split("=") for pair in signers[0].query("PUT", "a" * 64, 5).split("&"))
-    assert [signer.check("PUT", "a" * 64, query) for signer in signers] == [5] * 8
+    signed = signers[0].query("PUT", "a" * 64, 5, "ann")
+    query = dict(pair.split("=") for pair in signed.split("&"))
+    assert [signer.check("PUT", "a" * 64, query) for signer in signers] == [(5, "ann")] * 8
+    with pytest.raises(Refusal, match="signature"):
+        signers[0].check("PUT", "a" * 64, {**query, "user": "bob"})
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["secret"]

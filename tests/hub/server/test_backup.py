@@ -109,8 +109,8 @@ def test_what_is_damaged_is_not_copied_and_told_with_its_users(
     for link in (False, True):
         done = backup(hub.root, tmp_path / f"copy{link}", link=link)
         assert {problem.place: problem.models for problem in done.problems} == {
-            str(flipped.relative_to(hub.root)): ["axon/m: a"],
-            str(missing.relative_to(hub.root)): ["axon/m: README.md"],
+            str(flipped.relative_to(hub.root)): ["axon/m: a at main"],
+            str(missing.relative_to(hub.root)): ["axon/m: README.md at main"],
         }
         assert done.contents == 1
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from hubtool.hub.server import downloads
 from hubtool.hub.server.run import Background
 
 from .conftest import Repo, ask, file, large
@@ -137,12 +140,48 @@ def test_a_download_is_counted_once_by_its_first_byte(tmp_path: Path) -> None:
         assert ask(url, "GET", "/api/models/axon/m").data["downloads"] == 2
 
 
-def test_a_file_of_many_chunks_arrives_as_it_was_sent(repo: Repo) -> None:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_file_of_many_chunks_arrives_as_it_was_sent(
+    repo: Repo, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not cached:  # as if all of it had to be waited for
+        monkeypatch.setattr(downloads, "_in_memory", lambda stream, buffer, at: 0)
     content = os.urandom((5 << 20) + 7)
     repo.upload(content)
     repo.commit(large("w.bin", content))
     assert repo.get("w.bin").body == content
     assert repo.get("w.bin", {"Range": "bytes=1048575-3145729"}).body == content[1048575:3145730]
+
+
+def test_a_reader_who_takes_all_at_once_leaves_others_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(10 * downloads.PIECE)
+    (tmp_path / "w.bin").write_bytes(content)
+    answer = object.__new__(downloads.FileAnswer)
+    answer._path, answer._start, answer._stop = tmp_path / "w.bin", 0, len(content)
+    monkeypatch.setattr(  # wherever the test's folder lies
+        downloads, "_in_memory", lambda stream, buffer, at: os.preadv(stream.fileno(), [buffer], at)
+    )
+    events: list[Any] = []
+
+    async def send(message: Any) -> None:
+        events.append(message)
+
+    async def other() -> None:
+        while True:
+            events.append(None)
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        rest = asyncio.create_task(other())
+        with (tmp_path / "w.bin").open("rb", buffering=0) as stream:
+            await answer._send(stream, send, rest)
+        rest.cancel()
+
+    asyncio.run(both())
+    assert b"".join(event.get("body", b"") for event in events if event) == content
+    assert events.count(None) >= 10
 
 
 def test_a_reader_that_goes_away_is_not_sent_the_rest_nor_counted(tmp_path: Path) -> None:

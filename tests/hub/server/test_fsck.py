@@ -30,10 +30,18 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def repo(hub: Hub) -> Repo:
+    """A model whose weights were others once; nothing but a commit tells of those."""
     repo = hub.meta.create("axon/m")
     hub.commit(repo, header(), file("weights", WEIGHTS), file("b", b"2"))
     hub.commit(repo, header(), file("weights", b"other"))
     return repo
+
+
+def former(hub: Hub, repo: Repo) -> str:
+    """The commit before the newest."""
+    parent = hub.meta.resolve(repo, "main").parent
+    assert parent is not None
+    return parent
 
 
 def place_of(hub: Hub, content: bytes) -> Path:
@@ -63,7 +71,8 @@ def test_a_flipped_byte_is_told_with_its_file_and_every_user(hub: Hub, repo: Rep
     (problem,) = check(hub.root).problems
     assert problem.place == str(place.relative_to(hub.root))
     assert "is damaged" in problem.told and "from a backup" in problem.told
-    assert problem.models == ["axon/m: weights", "axon/other: copy"]
+    then = former(hub, repo)
+    assert problem.models == [f"axon/m: weights at {then}", "axon/other: copy at main"]
     assert check(hub.root, quick=True).problems == []
 
 
@@ -71,10 +80,11 @@ def test_a_content_that_is_cut_or_missing_is_told_without_reading(hub: Hub, repo
     cut, missing = place_of(hub, WEIGHTS), place_of(hub, b"2")
     os.truncate(cut, 17)
     missing.unlink()
+    weights = f"axon/m: weights at {former(hub, repo)}"
     for quick in (True, False):
         found = {problem.place: problem for problem in check(hub.root, quick=quick).problems}
         assert set(found) == {str(path.relative_to(hub.root)) for path in (cut, missing)}
-        assert found[str(cut.relative_to(hub.root))].models == ["axon/m: weights"]
+        assert found[str(cut.relative_to(hub.root))].models == [weights]
         assert "is missing" in found[str(missing.relative_to(hub.root))].told
 
 

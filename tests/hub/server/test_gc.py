@@ -18,6 +18,7 @@ from hubtool.hub.server.errors import Refusal
 from hubtool.hub.server.meta import Repo
 from hubtool.hub.server.run import Background
 from hubtool.hub.server.survey import opened
+from hubtool.hub.server.xet_epochs import Epochs
 
 from .bodies import Hub, file, header, lfs
 from .conftest import Repo as Served
@@ -57,7 +58,7 @@ def test_what_no_commit_names_goes_after_the_grace(hub: Hub, repo: Repo) -> None
 def test_a_dry_run_removes_nothing(hub: Hub, repo: Repo) -> None:
     old = age(hub, b"old")
     done = collect(hub.root, dry_run=True)
-    assert (done.contents, done.bytes, done.dry_run, done.epoch) == (1, 3, True, 0)
+    assert (done.contents, done.bytes, done.dry_run) == (1, 3, True)
     assert hub.store.has(old)
 
 
@@ -69,24 +70,31 @@ def test_what_a_deleted_model_alone_had_goes(hub: Hub, repo: Repo) -> None:
     assert not hub.store.has(name)
 
 
-def test_the_epoch_goes_up_before_the_first_content_goes_and_else_stays(
-    hub: Hub, repo: Repo, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uuid = hub.store.uuid()
-    assert (hub.store.epoch(), collect(hub.root).epoch) == (0, 0)
-    old = age(hub, b"old")
-    seen: list[tuple[int, bool]] = []
-    unlink = Path.unlink
+def xorb(hub: Hub, epoch: str) -> Path:
+    """A file in place of a xorb of that collection."""
+    place = Epochs(hub.root).place(epoch, "ab" * 32)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"chunks")
+    return place
 
-    def noted(path: Path, **options: bool) -> None:
-        if path.name == old:
-            seen.append((hub.store.epoch(), path.exists()))
-        unlink(path, **options)
 
-    monkeypatch.setattr(Path, "unlink", noted)
-    assert collect(hub.root).epoch == 1
-    assert seen == [(1, True)]
-    assert (hub.store.uuid(), hub.store.epoch()) == (uuid, 1)
+def test_chunks_go_when_no_upload_counts_on_them_any_more(hub: Hub) -> None:
+    epochs, now = Epochs(hub.root), int(time.time())
+    before, ended, present = (f"{hub.store.uuid()}-{now - days * DAY}" for days in (9, 5, 2))
+    kept = [xorb(hub, epoch) for epoch in (before, ended, present)]
+    assert collect(hub.root, dry_run=True).xorb_bytes == 12
+    assert [place.exists() for place in kept] == [True, True, True]
+    assert collect(hub.root).xorb_bytes == 12
+    assert [place.exists() for place in kept] == [False, False, True]
+    assert epochs.epochs()[0] == present and epochs.current() != present
+    assert collect(hub.root).xorb_bytes == 0 and kept[2].exists(), "uploads may be under way"
+
+
+def test_a_young_collection_of_chunks_goes_on(hub: Hub) -> None:
+    epoch = Epochs(hub.root).current()
+    place = xorb(hub, epoch)
+    assert collect(hub.root).xorb_bytes == 0
+    assert place.exists() and Epochs(hub.root).current() == epoch
 
 
 def test_a_commit_that_claims_before_the_collection_keeps_its_content(
@@ -159,8 +167,7 @@ def test_nothing_is_collected_while_somebody_copies_or_checks(hub: Hub, repo: Re
         collect(hub.root)
 
 
-def test_a_store_says_its_name_and_epoch_to_all_processes_alike(hub: Hub) -> None:
+def test_a_store_says_its_name_to_all_processes_alike(hub: Hub) -> None:
     again = Hub(hub.root)
     assert again.store.uuid() == hub.store.uuid() and len(hub.store.uuid()) == 32
-    assert hub.store.next_epoch() == again.store.epoch() == 1
     again.meta.close()

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubtool.hub.server import index, meta_history
+from hubtool.hub.server.accounts import ANYBODY, LOCAL, Identity
 from hubtool.hub.server.errors import Refusal
 from hubtool.hub.server.index_tables import fold
 from hubtool.hub.server.meta import Meta, put_card
@@ -98,7 +99,7 @@ SEARCHES = st.fixed_dictionaries(
         "query": st.sampled_from([None, *QUERIES]),
         "sort": st.sampled_from(list(index.SORTS)),
         "ascending": st.booleans(),
-        "include_private": st.booleans(),
+        "who": st.sampled_from([LOCAL, ANYBODY]),
     }
 )
 
@@ -125,7 +126,7 @@ def expected(
     query: str | None,
     sort: str | None,
     ascending: bool,
-    include_private: bool,
+    who: Identity,
 ) -> list[str]:
     """The names that a loop over everything finds."""
     words = fold(query or "").split()
@@ -135,7 +136,7 @@ def expected(
         if set(filter) <= set(model.tags)
         and (not author or author == model.author)
         and all(any(word in text for text in model.texts(number)) for word in words)
-        and (include_private or not model.private)
+        and (who is LOCAL or not model.private)
     ]
     return [name for _, _, name in sorted(found, reverse=not ascending)]
 
@@ -166,16 +167,25 @@ def fill(meta: Meta, models: list[Model]) -> None:
             plant(db, number, model)
 
 
-@pytest.mark.parametrize("bound", [1, 3, 10_000])
+@pytest.mark.parametrize(
+    ("haste", "patience", "grams"), [(0, 1, 3), (1, 10**6, 500), (1, 1, 500), (10**6, 1, 1)]
+)
 @given(models=st.lists(MODELS, max_size=12), search=SEARCHES, limit=st.integers(1, 5))
 def test_a_search_finds_what_a_loop_would_find_page_by_page(
-    shared: Meta, bound: int, models: list[Model], search: dict[str, Any], limit: int
+    shared: Meta,
+    haste: int,
+    patience: int,
+    grams: int,
+    models: list[Model],
+    search: dict[str, Any],
+    limit: int,
 ) -> None:
-    """Whichever way it goes: what is few, and how far an order is walked, is a matter of time."""
+    """Whichever way it goes: whether an order is walked, and how far, is a matter of time."""
     fill(shared, models)
     with pytest.MonkeyPatch.context() as patched:
-        for name in ("FEW", "WALK", "FIRST_WALK", "MOST_GRAMS"):
-            patched.setattr(index, name, bound)
+        patched.setattr(index, "HASTE", haste)
+        patched.setattr(index, "PATIENCE", patience)
+        patched.setattr(index, "MOST_GRAMS", grams)
         found = list(pages(shared, limit, search))
     assert [name for page in found for name in page] == expected(models, **search)
     assert all(len(page) == limit for page in found[:-1])
@@ -228,7 +238,7 @@ def test_a_repository_is_found_from_its_card_and_no_longer_when_the_tag_goes(hub
     for repo in (one, other):
         hub.commit(repo, header(), file("README.md", b"---\ntags: [Axon, b]\n---\n"))
     assert names(hub, filter=["Axon", "b"]) == ["axon/one"]
-    assert names(hub, filter=["Axon", "b"], include_private=True) == ["axon/other", "axon/one"]
+    assert names(hub, filter=["Axon", "b"], who=LOCAL) == ["axon/other", "axon/one"]
     assert names(hub, filter=["axon"]) == []
     hub.meta.set_private("axon/other", False)
     hub.meta.count_download(one)
@@ -256,6 +266,7 @@ def dump(meta: Meta) -> list[Any]:
                 " FROM tagged JOIN labels ON id = label ORDER BY 1, 2, 3"
             ).fetchall(),
             db.execute("SELECT * FROM texts ORDER BY 1").fetchall(),
+            db.execute("SELECT * FROM grams WHERE models > 0 ORDER BY 1").fetchall(),
         ]
 
 
@@ -279,9 +290,9 @@ def test_the_index_follows_every_change_of_a_repository(
                 (other.downloads, other.likes, number),
             )
             put_card(db, number, {"tags": other.tags, "title": other.title}, other.tags)
-    labels, tagged, texts = dump(shared)
+    labels, tagged, texts, grams = dump(shared)
     created = [tuple(v for i, v in enumerate(row) if i != 3) for row in wanted[1]]
-    assert labels == wanted[0] and texts == wanted[2]
+    assert labels == wanted[0] and texts == wanted[2] and grams == wanted[3]
     assert [tuple(v for i, v in enumerate(row) if i != 3) for row in tagged] == created
     with shared.writing() as db:
         db.execute("INSERT INTO words(words) VALUES ('integrity-check')")

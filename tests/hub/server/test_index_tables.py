@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hubtool.hub.server import index, index_tables
+from hubtool.hub.server.accounts import LOCAL
 from hubtool.hub.server.index_tables import fold, text_of
 from hubtool.hub.server.meta import Meta, put_card
 from hubtool.hub.server.meta_database import VERSION
@@ -36,7 +38,7 @@ def meta(older: Path) -> Iterator[Meta]:
 
 
 def names(meta: Meta, **search: object) -> list[str]:
-    found, _ = index.search(meta, include_private=True, **search)  # type: ignore[arg-type]
+    found, _ = index.search(meta, who=LOCAL, **search)  # type: ignore[arg-type]
     return [repo.name for repo in found]
 
 
@@ -61,7 +63,7 @@ def test_what_an_older_hub_is_brought_up_to_is_what_a_new_one_has(
                 db.executemany(
                     f"INSERT INTO {table} VALUES ({', '.join('?' * len(rows[0]))})", rows
                 )
-        for repo in index.search(meta, include_private=True)[0]:
+        for repo in index.search(meta, who=LOCAL)[0]:
             put_card(db, repo.id, repo.card, repo.tags)
         for query in (
             "SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2",
@@ -92,7 +94,7 @@ def test_an_older_hub_that_cannot_be_brought_up_is_left_as_it_was(
 
     before = schema()
     with monkeypatch.context() as patched, pytest.raises(Exception, match="the power went"):
-        patched.setattr(index_tables, "put_text", failing)
+        patched.setattr(index_tables, "text_of", failing)
         Meta(older)
     assert schema() == before
     Meta(older).close()
@@ -128,3 +130,35 @@ def test_the_text_of_a_model_is_its_name_titles_and_tags() -> None:
         "axon/net\na title\nnamed\naxon\ndataset:a/b\n\n"
     )
     assert len(text_of("a", ["x" * 256] * 1000, {"title": "y" * 10**6})) < 10_010
+
+
+def sampled(meta: Meta) -> dict[str, int]:
+    """How many of the models in the sample have each trigram, counted one by one."""
+    counts: Counter[str] = Counter()
+    with meta.reading() as db:
+        condition = index_tables.COUNTED.format("repo")
+        for (text,) in db.execute(f"SELECT text FROM texts WHERE {condition}"):
+            counts.update({text[place : place + 3] for place in range(len(text) - 2)})
+    return dict(counts)
+
+
+def test_a_sixteenth_of_the_models_is_counted_by_trigrams_whatever_happens(tmp_path: Path) -> None:
+    meta = Meta(tmp_path)
+
+    def counted() -> dict[str, int]:
+        with meta.reading() as db:
+            return dict(db.execute("SELECT gram, models FROM grams WHERE models > 0").fetchall())
+
+    for number in range(100):
+        meta.create(f"axon/resnet{number}")
+    assert counted() == sampled(meta)
+    assert counted()["res"] == 100 // 16
+    with meta.writing() as db:
+        for number in range(1, 100, 3):
+            put_card(db, number, {"title": f"A title {number}"}, ["Axon"])
+        db.execute("UPDATE repos SET name = name || '-v2' WHERE id % 2")
+    assert counted() == sampled(meta) and "-v2" in counted()
+    for number in range(0, 100, 2):
+        meta.delete(f"axon/resnet{number}-v2")
+    assert counted() == sampled(meta) and counted()["res"] < 100 // 16
+    meta.close()

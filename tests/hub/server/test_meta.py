@@ -13,6 +13,7 @@ import pytest
 
 from hubtool.errors import HubError
 from hubtool.hub.server import index
+from hubtool.hub.server.audit import Actor
 from hubtool.hub.server.errors import Refusal
 from hubtool.hub.server.meta import Meta, Repo
 from hubtool.hub.server.meta_database import VERSION, Database
@@ -32,7 +33,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture
 def repo(hub: Hub) -> Repo:
-    return hub.meta.create("axon/resnet", author="ann")
+    return hub.meta.create("axon/resnet", by=Actor("ann"))
 
 
 def test_a_new_repository_holds_the_lfs_patterns(hub: Hub, repo: Repo) -> None:
@@ -254,7 +255,8 @@ def test_a_deleted_repository_leaves_no_row_and_takes_no_other_with_it(
         tables = [
             name
             for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
-            if not name.startswith(("sqlite_", "words_")) and name not in ("journal", "grams")
+            if not name.startswith(("sqlite_", "words_"))
+            and name not in ("audit", "journal", "grams")
         ]
         history = {"trees", "entries", "commits", "refs"}
         assert {"repos", "cards", "labels", "tagged", "texts", "words"} | history <= set(tables)

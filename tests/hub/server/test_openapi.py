@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from hubtool.hub.server.app import ROUTES
-from hubtool.hub.server.routes_repos import RESERVED
+from hubtool.hub.server.names import BELOW
 
 from .conftest import ask
 
@@ -52,11 +52,19 @@ def reference(value: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]
 
 
 def test_a_writing_route_is_never_a_get() -> None:
-    assert not [route for route in ROUTES if route.writes and route.method == "GET"]
-    changing = {route.path for route in ROUTES if route.method != "GET" and not route.writes}
-    assert changing == {
+    guarded = {"write", "admin"}
+    reading = [route for route in ROUTES if route.needs in guarded and route.method == "GET"]
+    assert {route.path for route in reading} == {
+        "/api/models/{id}/user-access-request/{status}",  # who asked is for who decides
+        "/api/models/{id}/auth-check/write",  # asks whether one may
+        "/api/models/{id}/lfs-files",  # looks at every commit, for who is to clean up
+        "/api/models/{id}/xet-write-token/{rev}",
+    }
+    unguarded = [route for route in ROUTES if route.needs not in {*guarded, "user"}]
+    assert {route.path for route in unguarded if route.method != "GET"} == {
         "/api/validate-yaml",
         "/api/models/{id}/paths-info/{rev}",
+        "/{id}/ask-access",  # of whoever is logged in
         "/{id}.git/info/lfs/objects/batch",  # decides by its operation
         "/{id}.git/info/lfs/objects/{oid}",  # decides by its signature
         "/xet/{epoch}/v1/xorbs/default/{hash}",  # decide by a token of their own
@@ -70,4 +78,4 @@ def test_no_repository_may_be_called_like_a_route_below_one() -> None:
         for route in ROUTES
         if re.fullmatch(r"/api/models/\{id\}/[\w-]+", route.path) and route.method == "GET"
     }
-    assert below == RESERVED
+    assert below == BELOW

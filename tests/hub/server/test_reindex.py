@@ -11,6 +11,7 @@ import pytest
 
 from hubtool.errors import HubError, ReadError
 from hubtool.hub.server import index, journal
+from hubtool.hub.server.accounts import LOCAL
 from hubtool.hub.server.check import check
 from hubtool.hub.server.reindex import rebuild, renew_journal
 
@@ -54,7 +55,7 @@ def rows(root: Path) -> dict[str, Any]:
 
 
 def names(hub: Hub, **asked: Any) -> list[str]:
-    return [repo.name for repo in index.search(hub.meta, include_private=True, **asked)[0]]
+    return [repo.name for repo in index.search(hub.meta, who=LOCAL, **asked)[0]]
 
 
 def test_a_lost_database_comes_back_as_it_was(root: Path) -> None:

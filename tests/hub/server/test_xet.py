@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hubtool.hub.server import xet, xet_store, xet_xorb
+from hubtool.hub.server import xet, xet_epochs, xet_store, xet_xorb
 from hubtool.hub.server.errors import Refusal
 from hubtool.hub.server.store import Store
 from hubtool.hub.server.xet_store import Xorbs
@@ -39,7 +39,7 @@ class Gate:
 
     def land(self, shard: MadeShard | bytes) -> int:
         data = shard if isinstance(shard, bytes) else shard.data
-        return xet.land(data, self.store, self.xorbs, self.epoch)
+        return len(xet.land(data, self.store, self.xorbs, self.epoch))
 
     def stored(self, data: bytes) -> bool:
         place = self.store.path(hashlib.sha256(data).hexdigest())
@@ -241,7 +241,7 @@ def test_a_collection_ends_after_a_month_or_when_told_and_goes_a_day_later(
     gate.send(ONE)
 
     def after(seconds: float) -> str:
-        monkeypatch.setattr(xet_store.time, "time", lambda: now + seconds)
+        monkeypatch.setattr(xet_epochs.time, "time", lambda: now + seconds)
         return gate.xorbs.current()
 
     assert after(29 * DAY) == gate.epoch
@@ -263,7 +263,7 @@ def test_a_client_that_remembers_what_is_gone_is_told_to_forget_it(
     shard, now = MadeShard([Made([(ONE, 0, 1)])]), time.time()
     refused(gate, shard, "is not here: begin the upload again")
     assert gate.xorbs.current() == gate.epoch, "so young, nothing can have been forgotten"
-    monkeypatch.setattr(xet_store.time, "time", lambda: now + xet_store.TRUSTED_S + 2)
+    monkeypatch.setattr(xet_epochs.time, "time", lambda: now + xet_epochs.TRUSTED_S + 2)
     refused(gate, shard, "is not here: begin the upload again")
     assert gate.xorbs.current() != gate.epoch
     refused(gate, shard, "is not here: begin the upload again")

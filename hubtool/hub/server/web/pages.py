@@ -120,7 +120,7 @@ def model(call: Call) -> Response:
     files = call.hub.meta.files(call.commit.oid)
     graph = next((entry for entry in files if entry.path == GRAPH), None)
     table = None
-    if graph is not None:
+    if graph is not None and call.reads_contents:
         with _undamaged(graph):
             table = layer_table(call.hub.store.path(graph.sha256))
     return render.page(
@@ -219,7 +219,7 @@ def commit(call: Call) -> Response:
 
 def _search(call: Call, **wanted: Any) -> tuple[list[Repo], str | None]:
     """A page of the index, of what whoever asks may see."""
-    return index.search(call.hub.meta, **wanted, include_private=call.hub.guard.open_writes)
+    return index.search(call.hub.meta, **wanted, who=call.who)
 
 
 def _tags(given: list[tuple[str, str]]) -> Iterator[str]:
