@@ -1,14 +1,15 @@
 """Searching among millions of models, over HTTP: `python benchmarks/search.py`.
 
     python benchmarks/search.py [--models 2000000] [--folder DIR] [--requests 400] [--clients 16]
+                                [--json FILE]
 
 So many synthetic models are written straight into the index of a hub (a folder that has them
 already is used again): few tags that very many bear, very many that few do, as on the public hub,
 one library a model, names made of words. `hubtool serve` runs over it, in a process of its own. One
 client asks for pages of 30 over a connection that it keeps, each kind of search with ever other
 tags and words, drawn as the models draw them; the table shows the median and the 95th percentile.
-Then so many clients at once, in processes of their own, ask a mixture of all kinds. Everything runs
-on the same machine, so the clients take their share of it.
+Then so many clients at once, in processes of their own, ask for tags, for tags and a quarter of
+free text, and for all kinds. Everything runs on one machine, so the clients take their share.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from hubtool.hub.server import index_tables
 from hubtool.hub.server.index import tags_of
-from hubtool.hub.server.index_tables import milliseconds, text_of
 from hubtool.hub.server.meta import Meta
 
 ONE_LIBRARY = {
@@ -160,73 +161,39 @@ def fill(root: Path, models: int, seed: int = 6) -> None:
     db = sqlite3.connect(root / "hub.db", isolation_level=None)
     db.execute("PRAGMA synchronous = OFF")
     db.execute("PRAGMA cache_size = -1000000")
-    later = db.execute(
-        "SELECT type, name, sql FROM sqlite_schema WHERE type = 'trigger'"
-        " OR type = 'index' AND sql IS NOT NULL AND tbl_name IN ('tagged', 'repos')"
-    ).fetchall()
+    triggers = db.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
     db.execute("BEGIN")
-    for kind, name, _ in later:
-        db.execute(f"DROP {kind} {name}")
-    _put(db, Draw(seed), models)
-    db.execute("INSERT INTO words(words) VALUES ('rebuild')")
-    for _, _, sql in later:
+    for name, _ in triggers:
+        db.execute(f"DROP TRIGGER {name}")
+    draw = Draw(seed)
+    rows = (draw.row(number, models) for number in range(1, models + 1))
+    while some := list(islice(rows, AT_ONCE)):
+        _put(db, some)
+    for _, sql in triggers:
         db.execute(sql)
+    index_tables.fill(db)
     db.execute("COMMIT")
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
 
 
-def _put(db: sqlite3.Connection, draw: Draw, models: int) -> None:
-    """The rows of everything but the index of words."""
-    labels: dict[tuple[str, str], int] = {}
-    grams: set[str] = set()
-    db.execute("CREATE TEMP TABLE borne(label INTEGER, repo INTEGER)")
-    rows = (draw.row(number, models) for number in range(1, models + 1))
-    while some := list(islice(rows, AT_ONCE)):
-        known = [(row, card, tags_of(card)) for row, card in some]
-        texts = [(row[0], text_of(row[1], tags, card)) for row, card, tags in known]
-        for _, text in texts:
-            grams.update(text[place : place + 3] for place in range(len(text) - 2))
-        borne = [
-            (labels.setdefault(label, len(labels) + 1), row[0])
-            for row, _, tags in known
-            for label in (("all", ""), ("author", row[2]), *(("tag", tag) for tag in tags))
-        ]
-        cards = [
-            (row[0], json.dumps(tags), card.get("pipeline_tag"), card.get("library_name"),
-             json.dumps(card))
-            for row, card, tags in known
-        ]  # fmt: skip
-        heads = [(row[0], "branch", "main", HEAD) for row, *_ in known]
-        for table, width, listed in (
-            (f"repos({REPO_COLUMNS})", 8, [row for row, *_ in known]),
-            ("cards(repo, tags, pipeline_tag, library, card)", 5, cards),
-            ("refs(repo, kind, name, oid)", 4, heads),
-            ("texts(repo, text)", 2, texts),
-            ("borne(label, repo)", 2, borne),
-        ):
-            marks = ", ".join("?" * width)
-            db.executemany(f"INSERT INTO {table} VALUES ({marks})", listed)
-    _put_labels(db, labels)
-    db.executemany("INSERT INTO grams VALUES (?)", [(gram,) for gram in sorted(grams)])
+def _put(db: sqlite3.Connection, rows: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None:
+    """Models with their cards; what searches go by is made of them later."""
+    cards = [
+        (row[0], json.dumps(tags_of(card)), card.get("pipeline_tag"), card.get("library_name"),
+         json.dumps(card))
+        for row, card in rows
+    ]  # fmt: skip
+    for table, width, listed in (
+        (f"repos({REPO_COLUMNS})", 8, [row for row, _ in rows]),
+        ("cards(repo, tags, pipeline_tag, library, card)", 5, cards),
+        ("refs(repo, kind, name, oid)", 4, [(row[0], "branch", "main", HEAD) for row, _ in rows]),
+    ):
+        marks = ", ".join("?" * width)
+        db.executemany(f"INSERT INTO {table} VALUES ({marks})", listed)
 
 
 REPO_COLUMNS = "id, name, author, private, created, modified, downloads, likes"
-
-
-def _put_labels(db: sqlite3.Connection, labels: dict[tuple[str, str], int]) -> None:
-    """`tagged` is written in its own order, which is much faster."""
-    db.executemany(
-        "INSERT INTO labels(id, kind, name) VALUES (?, ?, ?)",
-        [(number, *label) for label, number in labels.items()],
-    )
-    db.execute(
-        f"INSERT INTO tagged SELECT b.label, r.id, {milliseconds('r.created')},"
-        f" {milliseconds('r.modified')}, r.downloads, r.likes"
-        " FROM borne b CROSS JOIN repos r ON r.id = b.repo ORDER BY b.label, b.repo"
-    )
-    db.execute("DROP TABLE borne")
-    db.execute("UPDATE labels SET models = (SELECT count(*) FROM tagged WHERE label = labels.id)")
 
 
 class Questions:
@@ -314,32 +281,46 @@ def asked(url: str, paths: list[str]) -> list[float]:
     return times
 
 
-def one_client(url: str, root: Path, requests: int) -> None:
-    print(f"\n| one client, pages of {PAGE} | median | p95 | most |\n|---|--:|--:|--:|")
-    for kind, paths in addresses(root, 1, requests).items():
-        times = asked(url, paths)
-        p95 = statistics.quantiles(times, n=20)[-1]
-        print(
-            f"| {kind} | {statistics.median(times):.1f} ms | {p95:.1f} ms | {max(times):.1f} ms |"
-        )
+TAGS = ("one tag", "two tags", "a tag, by downloads")
+MIXED = {"tags": TAGS, "tags, and one in four free text": (*TAGS, "free text"), "all kinds": ()}
 
 
-def many_clients(url: str, root: Path, clients: int, requests: int) -> None:
-    """Every kind in turn, each client its own."""
-    parts = []
-    for client in range(clients):
-        made = addresses(root, 100 + client, max(1, requests // 13))
-        parts.append([path for some in zip(*made.values(), strict=True) for path in some])
-    with multiprocessing.get_context("fork").Pool(clients) as pool:
-        pool.starmap(asked, [(url, paths[:2]) for paths in parts])
-        began = time.perf_counter()
-        times = list(chain(*pool.starmap(asked, [(url, part) for part in parts], 1)))
-        spent = time.perf_counter() - began
+def quantiles(times: list[float]) -> dict[str, float]:
     p95 = statistics.quantiles(times, n=20)[-1]
-    print(
-        f"\n{clients} clients, all kinds mixed: {len(times) / spent:.0f} requests/s,"
-        f" median {statistics.median(times):.0f} ms, p95 {p95:.0f} ms"
-    )
+    return {"median_ms": statistics.median(times), "p95_ms": p95, "most_ms": max(times)}
+
+
+def one_client(url: str, root: Path, requests: int) -> dict[str, dict[str, float]]:
+    """Each kind of search, one after the other."""
+    print(f"\n| one client, pages of {PAGE} | median | p95 | most |\n|---|--:|--:|--:|")
+    found = {}
+    for kind, paths in addresses(root, 1, requests).items():
+        found[kind] = taken = quantiles(asked(url, paths))
+        cells = " | ".join(f"{value:.1f} ms" for value in taken.values())
+        print(f"| {kind} | {cells} |", flush=True)
+    return found
+
+
+def many_clients(url: str, root: Path, clients: int, requests: int) -> dict[str, dict[str, float]]:
+    """Some kinds in turn, each client its own."""
+    print(f"\n| {clients} clients | requests/s | median | p95 |\n|---|--:|--:|--:|")
+    found = {}
+    for name, wanted in MIXED.items():
+        parts = []
+        for client in range(clients):
+            made = addresses(root, 100 + client, max(1, requests // 13))
+            kinds = [made[kind] for kind in wanted or made]
+            parts.append([path for some in zip(*kinds, strict=True) for path in some])
+        with multiprocessing.get_context("fork").Pool(clients) as pool:
+            pool.starmap(asked, [(url, paths[:2]) for paths in parts])
+            began = time.perf_counter()
+            times = list(chain(*pool.starmap(asked, [(url, part) for part in parts], 1)))
+            spent = time.perf_counter() - began
+        rate = len(times) / spent
+        found[name] = taken = {"requests_per_s": rate, **quantiles(times)}
+        median, p95 = taken["median_ms"], taken["p95_ms"]
+        print(f"| {name} | {rate:.0f} | {median:.0f} ms | {p95:.0f} ms |", flush=True)
+    return found
 
 
 @contextmanager
@@ -355,7 +336,7 @@ def served(root: Path) -> Iterator[str]:
         yield process.stdout.readline().strip()
         status = Path(f"/proc/{process.pid}/status").read_text()
         (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
-        print(f"the server's peak memory: {int(peak) / 1024:.0f} MiB")
+        print(f"\nthe server's peak memory: {int(peak) / 1024:.0f} MiB")
     finally:
         process.terminate()
         process.communicate(timeout=30)
@@ -367,6 +348,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--json", type=Path, help="write the figures there too")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = given.folder or Path(temporary)
@@ -375,20 +357,23 @@ def main() -> None:
             began = time.perf_counter()
             fill(root, given.models)
             print(f"filled in {time.perf_counter() - began:.0f} s", file=sys.stderr)
-        sizes(root)
+        figures: dict[str, Any] = {"size": sizes(root)}
         with served(root) as url:
-            one_client(url, root, given.requests)
-            many_clients(url, root, given.clients, given.requests)
+            figures["one client"] = one_client(url, root, given.requests)
+            figures["many clients"] = many_clients(url, root, given.clients, given.requests)
+        if given.json:
+            given.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
-def sizes(root: Path) -> None:
+def sizes(root: Path) -> dict[str, int]:
     db = sqlite3.connect(root / "hub.db")
     (models,) = db.execute("SELECT count(*) FROM repos").fetchone()
     (tags,) = db.execute("SELECT count(*) FROM labels WHERE kind = 'tag'").fetchone()
     (borne,) = db.execute("SELECT count(*) FROM tagged").fetchone()
     db.close()
-    size = (root / "hub.db").stat().st_size / (1 << 20)
-    print(f"{models:,} models, {tags:,} tags, {borne:,} labels on models: {size:,.0f} MiB")
+    size = (root / "hub.db").stat().st_size
+    print(f"{models:,} models, {tags:,} tags, {borne:,} labels on models: {size / 2**20:,.0f} MiB")
+    return {"models": models, "tags": tags, "labels_on_models": borne, "bytes": size}
 
 
 if __name__ == "__main__":

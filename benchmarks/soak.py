@@ -1,6 +1,9 @@
 """The hub's long campaigns: `make soak`. What was acknowledged is there, whatever happened.
 
-    python benchmarks/soak.py [--kills 200] [--committers 64] [--seed 0]
+    python benchmarks/soak.py [kills] [committers] [scale] [fuzz] [--kills 200] [--committers 64]
+                              [--models 2000000] [--minutes 10] [--seed 0]
+
+All four unless some are named.
 
 **Kills.** Three clients push to a server, each to a model of its own: an upload by LFS, then a
 commit that names it and brings two more files. The server kills itself (SIGKILL) at a named point:
@@ -11,6 +14,8 @@ which must make one commit. At the end the database is thrown away and rebuilt f
 
 **Committers.** So many clients commit at once to one model, each its own file, on no parent (all
 must land), and then on the same parent (one lands, the others get 412).
+
+**Scale** is soak_scale.py, over so many models; **fuzz** soak_fuzz.py, for so many minutes.
 
 The points come from tests/hub/server/faults.py. Exit 1 where anything is lost, damaged or left.
 """
@@ -37,6 +42,8 @@ from urllib.parse import urlsplit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import soak_fuzz
+import soak_scale
 from hub.server import faults
 
 from hubtool.hub.server import commits
@@ -70,6 +77,7 @@ POINTS = {
 PUSHED = 3
 """Rounds that it lives at most."""
 
+CAMPAIGNS = ("kills", "committers", "scale", "fuzz")
 CLIENTS = 3
 PUSHES = 60
 LARGE = 100_000
@@ -357,18 +365,33 @@ def committers(root: Path, number: int, found: Found) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("campaigns", nargs="*", metavar="CAMPAIGN", help=", ".join(CAMPAIGNS))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--committers", type=int, default=64)
+    parser.add_argument("--models", type=int, default=2_000_000)
+    parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--serve", nargs=3, metavar=("DIR", "POINT", "TURN"))
     given = parser.parse_args()
     if given.serve:
         serve_until(Path(given.serve[0]), given.serve[1], int(given.serve[2]))
         return
+    if unknown := set(given.campaigns) - set(CAMPAIGNS):
+        parser.error(f"no campaign: {', '.join(sorted(unknown))}")
+    wanted = given.campaigns or CAMPAIGNS
     found = Found()
     with tempfile.TemporaryDirectory() as folder:
-        kills(Path(folder) / "kills", given.kills, given.seed, found)
-        committers(Path(folder) / "crowd", given.committers, found)
+        if "kills" in wanted:
+            kills(Path(folder) / "kills", given.kills, given.seed, found)
+        if "committers" in wanted:
+            committers(Path(folder) / "crowd", given.committers, found)
+        others: list[str] = []
+        if "scale" in wanted:
+            soak_scale.campaign(Path(folder) / "scale", given.models, 4, others)
+        if "fuzz" in wanted:
+            soak_fuzz.campaign(given.minutes, given.seed, others)
+        for told in others:
+            found.expect(False, told)
     print(f"wrong: {len(found.wrong)}")
     sys.exit(bool(found.wrong))
 
