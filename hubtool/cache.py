@@ -3,6 +3,7 @@
     $HUBTOOL_HOME (~/.hubtool)
         hub/                    the embedded hub: published models, not a cache
         pulled/<hub>/           models fetched from a hub, apart for each hub
+        compiled/<backend>/     programs that a backend compiled, each for one kind of input
 
 One folder of `pulled` is laid out as Hugging Face's own cache is, so that what reads that can read
 this:
@@ -23,7 +24,7 @@ from pathlib import Path
 from hubtool.errors import InputError
 from hubtool.files import telling
 
-__all__ = ["Pulled", "home", "pulled", "remove"]
+__all__ = ["Pulled", "compiled", "home", "pulled", "remove"]
 
 PREFIX = "models--"
 
@@ -31,6 +32,11 @@ PREFIX = "models--"
 def home() -> Path:
     """The folder of everything that hubtool keeps: $HUBTOOL_HOME, or ~/.hubtool."""
     return Path(os.environ.get("HUBTOOL_HOME") or "~/.hubtool").expanduser().absolute()
+
+
+def compiled() -> Path:
+    """The folder of what backends compiled; all of it can be made again."""
+    return home() / "compiled"
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,10 @@ class Context:
         """The name of a value's dtype."""
         return self.space.dtype_of(value)
 
+    def device(self, value: Array) -> Any:
+        """Where a value is, for what is made beside it; None while it is only traced."""
+        return getattr(value, "device", None)
+
     def put(self, array: np.ndarray[Any, Any]) -> Array:
         """A numpy array as an array of this namespace."""
         return self.space.put(array)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubtool.backends import PRECISIONS, default, get, module, prepare
-from hubtool.backends.arrays import device_of, library, shared
+from hubtool.backends.arrays import described, device_of, library, shared
 from hubtool.errors import InputError, RunError
 from hubtool.graph import Graph, Value
 
@@ -258,8 +258,7 @@ def _mismatches(
     name: str, array: Any, wanted: Value, sizes: dict[str, tuple[int, str]]
 ) -> list[str]:
     """What is wrong with one array; `sizes` holds the symbolic sizes met so far, and where."""
-    shape = tuple(array.shape)
-    dtype = "string" if str(array.dtype) == "object" else str(array.dtype).rpartition(".")[2]
+    dtype, shape = described(array)
     given = f"{dtype}[{','.join(map(str, shape))}]"
     fits = wanted.shape is None or (
         len(shape) == len(wanted.shape)

@@ -26,6 +26,15 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[Any]:
     return report
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is kept between runs, such as compiled programs, is kept apart from the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "HUBTOOL_HOME" not in os.environ:
+            patch.setenv("HUBTOOL_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def sketch18(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sketch of resnet18-v1 as an ONNX file; not to be written to."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,6 +90,24 @@ def test_json_is_json_everywhere(native: Path, onnx_file: Path, tmp_path: Path) 
     assert len(json.loads(run("zoo", "list", "--json").stdout)) == 11
     report = json.loads(run("convert", onnx_file, tmp_path / "n", "--json").stdout)
     assert report["verification"]["status"] == "passed"
+
+
+def test_backends_are_shown_with_what_they_have_or_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"name": "a", "default": True, "available": True, "version": "1.0", "devices": ["cpu", "g"]}
+        | {"precisions": {"cpu": ["float32"], "g": ["float32", "tf32"]}},
+        {"name": "b", "default": False, "available": True, "version": "2.0", "devices": ["x", "y"]}
+        | {"precisions": {"x": ["float32"], "y": ["float32"]}},
+        {"name": "c", "default": False, "available": False, "reason": "c is not there; get c"},
+    ]
+    monkeypatch.setattr(hubtool, "backends", lambda: rows)
+    shown = [re.split(r"  +", line) for line in run("backends").stdout.splitlines()]
+    assert shown == [
+        ["backend", "version", "devices", "precisions"],
+        ["a (default)", "1.0", "cpu, g", "cpu: float32; g: float32, tf32"],
+        ["b", "2.0", "x, y", "float32"],
+        ["c", "-", "c is not there; get c", "-"],
+    ]
 
 
 def test_arrays_go_in_and_out(native: Path, tmp_path: Path) -> None:

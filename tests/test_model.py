@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ import hubtool
 from hubtool import Graph, InputError, Layer, Model, Tensor, Value
 from hubtool.errors import BackendError, RunError, UnsupportedError
 
-BACKENDS = ["numpy", "torch", "onnxruntime"]
+BACKENDS = ["numpy", "torch", "xla", "onnxruntime"]
 
 
 def affine() -> Graph:
@@ -252,7 +253,8 @@ def test_what_stays_on_the_device_goes_into_the_next_model_there(backend: str) -
     graph.outputs["y"] = Value("tensor", "float32", ("N", 3))
     model = Model(graph, backend=backend)
     y = model(X, returns="device")
-    assert type(y) is (torch.Tensor if backend == "torch" else np.ndarray)
+    own = {"torch": torch.Tensor, "xla": jax.Array}
+    assert isinstance(y, own.get(backend, np.ndarray))
     np.testing.assert_array_equal(model(y), X + 2)
     np.testing.assert_array_equal(model(y), X + 2)  # what was fed is still what it was
 

@@ -47,7 +47,9 @@ __all__ = [
 
 BACKENDS = {
     "onnxruntime": "hubtool.backends.onnxruntime",
+    "openvino": "hubtool.backends.openvino",
     "torch": "hubtool.backends.torch",
+    "xla": "hubtool.backends.xla",
     "numpy": "hubtool.backends.numpy",
 }
 """Backend name -> its module, in order of display."""
@@ -158,7 +160,7 @@ def prepare(
     known = backend.precisions(device)
     if exact not in known:
         raise BackendError(
-            f"the {name} backend has no precision '{precision}' on {device}",
+            f"the {name} backend has no precision '{exact}' on {device}",
             hint=f"It has {', '.join(known)}.",
         )
     unknown = sorted({*(options or {})} - {*backend.OPTIONS})

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.dtypes import numpy_dtype
+from hubtool.dtypes import DTYPES, numpy_dtype
 
-__all__ = ["device_of", "host", "library", "shared"]
+__all__ = ["described", "device_of", "host", "library", "shared"]
 
 DEVICES = {
     1: "cpu",
@@ -37,6 +37,9 @@ def library(value: Any) -> str:
 def device_of(value: Any) -> str:
     """Where an array sits: "cpu", "cuda:0"; the host's first memory is "cpu", a second "cpu:1".
     What does not say is taken to be on the host."""
+    if library(value) == "jax":  # by DLPack, every memory of the host is its first
+        name = str(value.device)
+        return "cpu" if name == "cpu:0" else name
     if hasattr(value, "__dlpack_device__"):
         try:
             kind, index = value.__dlpack_device__()
@@ -45,6 +48,14 @@ def device_of(value: Any) -> str:
         name = DEVICES.get(int(kind), f"dlpack:{int(kind)}")
         return name if name == "cpu" and index == 0 else f"{name}:{index}"
     return "cpu"
+
+
+def described(value: Any) -> tuple[str, tuple[int, ...]]:
+    """An array's element type, by hubtool's name, and its shape."""
+    if library(value) == "onnxruntime":
+        return DTYPES[value.element_type()], tuple(value.shape())
+    dtype = "string" if str(value.dtype) == "object" else str(value.dtype).rpartition(".")[2]
+    return dtype, tuple(value.shape)
 
 
 def shared(value: Any, dtype: str = "") -> Any:

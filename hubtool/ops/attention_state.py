@@ -99,7 +99,7 @@ def causal_conv_with_state(
     if tuple(weight.shape) != (C, 1, k):
         raise ValueError(f"weight is {list(weight.shape)}, not [{C}, 1, k]: one kernel a channel")
     if past_state is None:
-        past_state = xp.full((B, C, k - 1), 0.0, dtype=input.dtype, device=input.device)
+        past_state = xp.full((B, C, k - 1), 0.0, dtype=input.dtype, device=ctx.device(input))
     if tuple(past_state.shape) != (B, C, k - 1):
         raise ValueError(f"past_state is {list(past_state.shape)}, not {[B, C, k - 1]}")
     whole = xp.concat((past_state, input), axis=2)
@@ -139,12 +139,12 @@ def linear_attention(
     factor = None if decay is None else xp.exp(by_heads(ctx, decay, kv_num_heads, "decay"))
     rate = None if beta is None else xp.expand_dims(xp.permute_dims(beta, (0, 2, 1)), axis=-1)
     if past_state is None:
-        S = xp.full((B, H, d_k, d_v), 0.0, dtype=query.dtype, device=query.device)
+        S = xp.full((B, H, d_k, d_v), 0.0, dtype=query.dtype, device=ctx.device(query))
     elif tuple(past_state.shape) != (B, H, d_k, d_v):
         raise ValueError(f"past_state is {list(past_state.shape)}, not {[B, H, d_k, d_v]}")
     else:
         S = ctx.cast(past_state, ctx.dtype(query))
-    outputs = [xp.full((B, H, group, 0, d_v), 0.0, dtype=query.dtype, device=query.device)]
+    outputs = [xp.full((B, H, group, 0, d_v), 0.0, dtype=query.dtype, device=ctx.device(query))]
     for t in range(T):
         now = slice(t, t + 1)
         k_t, w = k[:, :, now, :], v[:, :, now, :]

@@ -78,7 +78,7 @@ def trilu(ctx: Any, input: Array, k: Array = None, *, upper: int = 1) -> Array:
     right = columns - rows[:, None]
     kept = ctx.put(right >= diagonal if upper else right <= diagonal)
     zero = "" if ctx.dtype(input) == "string" else 0
-    zeros = ctx.xp.full((1,) * input.ndim, zero, dtype=input.dtype, device=input.device)
+    zeros = ctx.xp.full((1,) * input.ndim, zero, dtype=input.dtype, device=ctx.device(input))
     return ctx.xp.where(kept, input, zeros)
 
 

@@ -42,7 +42,7 @@ def negative_log_likelihood_loss(
     y = xp.take_along_axis(input, xp.expand_dims(labels, axis=1), axis=1)
     y = xp.squeeze(y, axis=1)
     if weight is None:
-        w = xp.full(tuple(y.shape), 1, dtype=y.dtype, device=y.device)
+        w = xp.full(tuple(y.shape), 1, dtype=y.dtype, device=ctx.device(y))
     else:
         w = xp.reshape(xp.take(weight, xp.reshape(labels, (-1,)), axis=0), tuple(y.shape))
     loss = -y * w

@@ -333,7 +333,7 @@ def _laid_out(ctx: Any, cache: Array, new: Array, at: Layout) -> Array:
     """Keys or values in rows, as the picture above has them."""
     B, G, _, E = new.shape
     if cache is None:
-        cache = ctx.xp.full((B, G, 0, E), 0, dtype=new.dtype, device=new.device)
+        cache = ctx.xp.full((B, G, 0, E), 0, dtype=new.dtype, device=ctx.device(new))
     if tuple(cache.shape) != (B, G, cache.shape[2], E):
         raise ValueError(f"a past of {list(cache.shape)} does not go with {list(new.shape)}")
     cache = pad_axis(ctx, cache, 2, 0, at.rows - cache.shape[2])
@@ -377,4 +377,4 @@ def _sink(ctx: Any, head_sink: Array, smooth_softmax: int, Q: Array) -> Array:
     """The score [heads] that takes a share of the softmax away from the keys, if there is one."""
     if head_sink is not None or smooth_softmax != 1:
         return head_sink
-    return ctx.xp.full((Q.shape[1],), 0.0, dtype=Q.dtype, device=Q.device)
+    return ctx.xp.full((Q.shape[1],), 0.0, dtype=Q.dtype, device=ctx.device(Q))

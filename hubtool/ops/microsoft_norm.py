@@ -48,7 +48,7 @@ def skip_simplified_layer_normalization(
     """RMSNormalization of the sum; the mean that it takes away is 0."""
     xp, total = ctx.xp, _total(input, skip, bias)
     inverse = 1 / xp.sqrt(xp.mean(total * total, axis=-1, keepdims=True) + epsilon)
-    mean = xp.full(inverse.shape, 0.0, dtype=inverse.dtype, device=inverse.device)
+    mean = xp.full(inverse.shape, 0.0, dtype=inverse.dtype, device=ctx.device(inverse))
     return total * inverse * gamma, mean, inverse, total
 
 
@@ -87,7 +87,7 @@ def embed_layer_normalization(
         total = total + gather(ctx, segment_embedding, segment_ids)
     output, _, _ = layer_normalization(ctx, total, gamma, beta, epsilon=epsilon)
     if mask is None:
-        kept = xp.full((batch,), 0, dtype=input_ids.dtype, device=input_ids.device)
+        kept = xp.full((batch,), 0, dtype=input_ids.dtype, device=ctx.device(input_ids))
     else:
         kept = xp.sum(ctx.cast(mask == 1, "int32"), axis=1)
     return output, kept, total

@@ -69,7 +69,7 @@ def matmul_n_bits(
         Y = ctx.xp.matmul(A, ctx.xp.permute_dims(W, (1, 0)))
     else:
         guard_size((*A.shape[:-1], N), ctx.dtype(A))
-        Y = ctx.xp.full((*A.shape[:-1], N), 0, dtype=A.dtype, device=A.device)
+        Y = ctx.xp.full((*A.shape[:-1], N), 0, dtype=A.dtype, device=ctx.device(A))
     return Y if bias is None else Y + bias
 
 

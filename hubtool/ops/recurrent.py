@@ -332,7 +332,7 @@ def _walk(
     X = xp.permute_dims(X, (1, 0, 2)) if layout else X
 
     def zeros(*shape: int) -> Array:
-        return xp.full(shape, 0.0, dtype=X.dtype, device=X.device)
+        return xp.full(shape, 0.0, dtype=X.dtype, device=ctx.device(X))
 
     def state(initial: Array | None) -> Array:
         if initial is None:

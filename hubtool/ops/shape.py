@@ -76,7 +76,7 @@ def pad_axis(ctx: Any, x: Array, axis: int, begin: int, end: int, value: Any = 0
         return x
     guard_size((*x.shape[:axis], x.shape[axis] + begin + end, *x.shape[axis + 1 :]), ctx.dtype(x))
     if isinstance(value, int | float | str):
-        value = xp.full((1,) * x.ndim, value, dtype=x.dtype, device=x.device)
+        value = xp.full((1,) * x.ndim, value, dtype=x.dtype, device=ctx.device(x))
     value = xp.reshape(value, (1,) * x.ndim)
     borders = (
         xp.broadcast_to(value, (*x.shape[:axis], n, *x.shape[axis + 1 :])) for n in (begin, end)

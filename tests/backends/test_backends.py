@@ -1,6 +1,7 @@
 """How backends are named, found and chosen, and what the array backends share."""
 
 import inspect
+import mmap
 import sys
 import types
 
@@ -17,6 +18,7 @@ from hubtool.backends import (
     numpy,
     prepare,
     torch_functions,
+    xla_functions,
 )
 from hubtool.backends.arrays import host
 from hubtool.errors import BackendError, UnsupportedError
@@ -26,6 +28,7 @@ from hubtool.ops import lookup
 OVERRIDES = [
     *(("numpy", op, function) for op, function in numpy.NumpySpace.overrides.items()),
     *(("torch", op, function) for op, function in torch_functions.OVERRIDES.items()),
+    *(("xla", op, function) for op, function in xla_functions.OVERRIDES.items()),
 ]
 
 
@@ -61,7 +64,7 @@ def test_every_backend_has_its_names_and_functions(name):
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_what_a_backend_puts_on_the_host_is_the_same_memory(name):
-    array = np.arange(6, dtype=np.float32)
+    array = np.frombuffer(mmap.mmap(-1, 24), np.float32)  # at the start of a page
     assert np.shares_memory(host(module(name).put(array)), array)
 
 
