@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hubtool.api import (
         backends,
+        bench,
         check,
         classify,
         convert,
@@ -74,6 +75,7 @@ __all__ = [
     "VerifyError",
     "WriteError",
     "backends",
+    "bench",
     "check",
     "classify",
     "convert",

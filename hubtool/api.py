@@ -8,7 +8,7 @@ file or folder has that name), or a Graph at hand. The command of the same name 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 from zipfile import BadZipFile
@@ -17,6 +17,7 @@ from hubtool.errors import HubError, InputError, ReadError, UnsupportedError, Wr
 from hubtool.graph import Graph
 
 if TYPE_CHECKING:
+    from hubtool.bench import Bench
     from hubtool.convert import Report
     from hubtool.export import Exported, Origin
     from hubtool.inspect import Table
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "backends",
+    "bench",
     "check",
     "classify",
     "convert",
@@ -507,3 +509,53 @@ def backends() -> list[dict[str, Any]]:
             row["reason"] = reason
         rows.append(row | {"default": name == default()})
     return rows
+
+
+def bench(
+    source: Source | Graph,
+    *,
+    backends: Sequence[str] = (),
+    batch: Sequence[int] = (),
+    threads: Sequence[int] = (),
+    device: Sequence[str] = ("cpu",),
+    precision: Sequence[str] = ("fp32",),
+    rounds: int = 9,
+    peers: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    tell: Callable[[str], None] | None = None,
+) -> Bench:
+    """How fast each backend runs a model here, and whether their outputs agree.
+
+    Every combination of backend (all of them where none is named), batch, threads (each library's
+    own number where none is given), device and precision is measured in a process of its own, in
+    turn. peers: ONNX Runtime and OpenVINO reading the ONNX file themselves, too. shapes: sizes
+    of inputs for axes that the model leaves open. tell: called with what is being done.
+    Raises what `read` raises, BackendError (a name that nobody has), InputError (the sizes). What
+    cannot be measured is a row with the reason.
+
+    Example: `hubtool.bench("resnet34", backends=["torch", "onnxruntime"]).plot("bench.svg")`
+    """
+    from hubtool.bench import bench as measure
+    from hubtool.formats import native
+
+    graph, folder, file = source, None, None
+    if not isinstance(graph, Graph):
+        path = _resolved(graph, None, None)
+        graph = read(path)
+        folder, file = (path, None) if native.is_folder(path) else (None, path)
+    return measure(
+        graph,
+        folder,
+        file,
+        backends=backends,
+        batch=batch,
+        threads=threads,
+        device=device,
+        precision=precision,
+        rounds=rounds,
+        peers=peers,
+        shapes=shapes,
+        seed=seed,
+        tell=tell,
+    )

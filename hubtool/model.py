@@ -79,6 +79,12 @@ class Model:
         """What comes out, in this order."""
         return self.graph.outputs
 
+    @property
+    def notes(self) -> list[str]:
+        """What the backend has to say of how it runs this model: layers that run on the host, or
+        one by one between compiled parts, each with the reason. Empty where all runs as one."""
+        return [*self._runner.notes]
+
     def __call__(self, x: Any, *, returns: str = "numpy") -> Any:
         """Run a model of one input and one output: array in, numpy array out."""
         if len(self.inputs) != 1 or len(self.outputs) != 1:

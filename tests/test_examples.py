@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +94,54 @@ def test_one_published_revision_is_the_same_to_every_reader(
 
 def test_every_example_is_run_by_a_test_or_the_demo() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")}
-    assert scripts == {"demo.py", "digits.py", "strangers.py"}
+    assert scripts == {"demo.py", "digits.py", "finetune.py", "matmul_backends.py", "strangers.py"}
+    assert {path.name for path in EXAMPLES.glob("*.ipynb")} == {"matmul_backends.ipynb"}
     others = {path.name for path in EXAMPLES.iterdir() if path.suffix in (".mjs", ".exs")}
     assert others == {"reader.mjs", "reader_run.mjs", "axon_run.exs"}
+
+
+def test_the_product_is_measured_on_every_device_and_comes_back_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = runpy.run_path(str(EXAMPLES / "matmul_backends.py"))
+    rows, told = script["main"](["--rounds", "2", "--plot", str(tmp_path / "matmul.svg")])
+    *fast, pure = rows
+    assert [(row.backend, row.device) for row in fast] == script["places"]()
+    assert {"numpy", "torch", "xla", "openvino", "onnxruntime"} <= {row.backend for row in fast}
+    assert pure.backend == "pure Python" and pure.product > 50 * max(row.product for row in fast)
+    assert all(row.difference <= 1e-5 for row in rows)
+    assert told["there"]["float32"] <= script["TOLERANCE"]["float32"] and told["back"] == 0
+    assert told["device"] != "cpu" and told["backend"] in {row.backend for row in fast}
+    said = capsys.readouterr().out
+    assert "measured on 20 of the 10,000 rows, times 500" in said
+    assert ("as a stand-in" in said) == told["stand_in"]
+    assert "pure Python, extrapolated" in (tmp_path / "matmul.svg").read_text()
+
+
+def test_the_walk_through_packed_bytes_is_the_product() -> None:
+    script = runpy.run_path(str(EXAMPLES / "matmul_backends.py"))
+    A, B = script["operands"](seed=3)
+    made = np.frombuffer(script["binary_dot"](A[:2].tobytes(), B.tobytes(), 2), np.float32)
+    np.testing.assert_allclose(made.reshape(2, 10), A[:2] @ B, rtol=0, atol=1e-4)
+
+
+def test_the_notebook_is_whole_and_its_cells_run_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = json.loads((EXAMPLES / "matmul_backends.ipynb").read_text(encoding="utf-8"))
+    script = runpy.run_path(str(EXAMPLES.parent / "docs" / "make_notebook.py"))
+    assert (made["nbformat"], made["nbformat_minor"]) == (4, 5)
+    cells = [(cell["cell_type"], "".join(cell["source"])) for cell in made["cells"]]
+    assert cells == script["CELLS"], "run: python docs/make_notebook.py"
+    assert len({cell["id"] for cell in made["cells"]}) == len(cells)
+    code = [cell for cell in made["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    names: dict[str, Any] = {}
+    for cell in code:
+        source = "".join(cell["source"]).replace("rounds=15", "rounds=1")
+        kinds = [each["output_type"] for each in script["executed"](source, names)]
+        assert kinds == [each["output_type"] for each in cell["outputs"]], source
+    assert len(names["rows"]) > 5 and names["told"]["back"] == 0
+    assert (tmp_path / "matmul.svg").exists()

@@ -276,3 +276,16 @@ def test_transfer_moves_any_array_and_shares_what_is_there_already() -> None:
         hubtool.transfer(X, "torch", "cuda:9")
     with pytest.raises(InputError, match="object has neither"):
         hubtool.transfer(object(), "numpy")
+
+
+def test_a_model_tells_what_runs_apart_and_why() -> None:
+    graph = Graph(
+        layers=[Layer("find", "NonZero", {"X": "x"}, ["y"])],
+        inputs={"x": Value("tensor", "float32", (2, 3))},
+        outputs={"y": Value("tensor", "int64", (2, None))},
+    )
+    assert Model(graph, backend="xla").notes == [
+        "NonZero 'find': how much it gives depends on the elements"
+    ]
+    assert Model(graph, backend="numpy").notes == []
+    assert Model(affine(), backend="xla").notes == []

@@ -65,9 +65,13 @@ weights and values between layers so too. Inputs and outputs keep their types.""
 
 
 class Runner(Protocol):
-    """A graph made ready on a device, which it names in full: "cuda:0"."""
+    """A graph made ready on a device, which it names in full: "cuda:0".
+
+    notes: what `prepare` has to say: layers that run on the host, or apart, each with the reason.
+    """
 
     device: str
+    notes: Sequence[str]
 
     def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
         """The outputs by name, in graph order, as numpy arrays (lists of them for sequences); with

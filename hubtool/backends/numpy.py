@@ -88,6 +88,7 @@ class Runner:
     """A program in numpy."""
 
     device = "cpu"
+    notes: Sequence[str] = ()
 
     def __init__(self, program: Program) -> None:
         self.program = program

@@ -13,7 +13,7 @@ import ctypes
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -175,6 +175,8 @@ class Runner:
 
     `device` is the provider's, and for those that compute in a GPU's memory that GPU: "cuda:0".
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(
         self, session: onnxruntime.InferenceSession, weights: list[Any], device: str = "cpu"

@@ -15,7 +15,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache
@@ -170,6 +170,8 @@ class Runner:
 
     A request is one run at a time: as many are made as runs were ever under way at once.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 The definitions in `hubtool.ops` run on jax.numpy, windows on XLA's own kernels (`xla_functions`).
 What XLA cannot compile runs layer by layer between compiled parts (`xla_parts`), and
-`Runner.eager` names it, with the reason, before any run. Each part is compiled anew for every
+`Runner.notes` names it, with the reason, before any run. Each part is compiled anew for every
 combination of shapes, dtypes and static inputs that it meets; compiled programs are kept on disk
 too (`xla_cache`). Weights are arguments of a program, never constants in it, and stay on the
 device; those of convolutions are laid out for XLA's kernels once.
@@ -223,14 +223,14 @@ class XlaSpace:
 class Runner:
     """A graph in parts, on XLA.
 
-    eager: a line for each layer that is not compiled, with the reason.
+    notes: a line for each layer that is not compiled, with the reason.
     """
 
     def __init__(self, graph: Graph, parts: Plan, space: XlaSpace, disk_cache: bool = True) -> None:
         self.graph = graph
         self.space = space
         self.device = space.place
-        self.eager = parts.eager
+        self.notes = parts.eager
         self.static = parts.static
         weights: dict[str, Any] = {}
         with space.settings():

@@ -13,6 +13,7 @@ import click
 import hubtool
 from hubtool.cli import (
     backends,
+    bench,
     cache,
     card,
     check,
@@ -86,6 +87,7 @@ for command in (
     zoo.zoo,
     cache.cache,
     backends.backends,
+    bench.bench,
     completion.completion,
 ):
     cli.add_command(command)

@@ -33,7 +33,7 @@ def _own_home(tmp_path, monkeypatch):
 def check(graph: Graph, feeds: dict[str, Any], tolerance: float = 1e-5) -> None:
     """The graph on XLA, unprepared, computes what it does in plain numpy."""
     runner = backend.Runner(graph, plan(graph), backend.XlaSpace("cpu"), disk_cache=False)
-    assert runner.eager == []
+    assert runner.notes == []
     assert_close(runner.run(feeds), defined(graph, feeds), tolerance)
 
 
@@ -272,7 +272,7 @@ def found_and_counted() -> Graph:
 def test_a_layer_that_cannot_be_compiled_runs_between_parts_and_is_named():
     graph = found_and_counted()
     runner = backend.prepare(graph)
-    assert runner.eager == ["NonZero 'search': how much it gives depends on the elements"]
+    assert runner.notes == ["NonZero 'search': how much it gives depends on the elements"]
     kinds = [[each.name for each in part.program.graph.layers] for part in runner.parts]
     assert kinds == [["before", "beside"], ["search"], ["dims", "after", "twice"]]
     for seed in range(2):
@@ -315,7 +315,7 @@ def test_prepare_says_why_for_every_kind():
         },
         tensors={"m": Tensor.of(np.asarray(3))},
     )
-    assert backend.prepare(graph).eager == [
+    assert backend.prepare(graph).notes == [
         "RandomNormalLike 'dice': random numbers are drawn on the host",
         "Loop 'turns': it goes round, turn by turn",
         "If 'choice': it wants the elements of 'yes'",
@@ -340,7 +340,7 @@ def test_a_shape_that_is_fed_is_compiled_in():
         outputs={"y": floats(None, None)},
     )
     runner = backend.prepare(graph)
-    assert (runner.eager, runner.static) == ([], {"s"})
+    assert (runner.notes, runner.static) == ([], {"s"})
     x = draw(6)
     for shape in (np.int32([2, 3]), jax.numpy.asarray([3, 2]), np.int32([2, 3])):
         made = runner.run({"x": x, "s": shape})["y"]
@@ -404,7 +404,7 @@ def test_weights_are_arguments_of_a_program_and_no_constants_in_it():
 def test_a_prepared_net_computes_what_the_net_says(graph):
     feeds = {"data": draw(2, 4, 6, 6)}
     runner = backend.prepare(graph)
-    assert runner.eager == []
+    assert runner.notes == []
     assert_close(runner.run(feeds), defined(graph, feeds), 1e-5)
 
 
