@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from hubtool.backends import torch_recurrent, torch_sampling
 from hubtool.ops import lookup
 from hubtool.ops.fused import activated
 from hubtool.ops.window import Window, resolve_transposed, resolve_window
@@ -21,11 +22,14 @@ __all__ = ["OVERRIDES"]
 Array = Any
 Ints = Sequence[int]
 
+FLOATS = ("float32", "float64", "float16", "bfloat16")
+
 
 def _is_float(ctx: Any, *arrays: Array | None) -> bool:
-    """Whether all are float32, or all float64: what torch's own functions take."""
+    """Whether all are of one dtype that torch's own functions take. 16-bit floats come here only
+    where they are the precision that was asked for."""
     dtypes = {array.dtype for array in arrays if array is not None}
-    return len(dtypes) == 1 and dtypes <= {ctx.xp.float32, ctx.xp.float64}
+    return len(dtypes) == 1 and dtypes <= {getattr(ctx.xp, dtype) for dtype in FLOATS}
 
 
 def _is_spatial(ctx: Any, X: Array, *others: Array | None) -> bool:
@@ -207,6 +211,105 @@ def _layer_normalization(
     return ctx.space.torch.nn.functional.layer_norm(X, shape, Scale, B, epsilon)
 
 
+def _group_normalization(
+    ctx: Any,
+    X: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    epsilon: float = 1e-5,
+    num_groups: int,
+    **attrs: Any,
+) -> Array:
+    sound = X.ndim > 1 and scale.shape == bias.shape == X.shape[1:2] and num_groups > 0
+    if not sound or X.shape[1] % num_groups or not X.numel():
+        return NotImplemented
+    if X.numel() == X.shape[0] * num_groups or not _is_float(ctx, X, scale, bias):
+        return NotImplemented
+    return ctx.space.torch.nn.functional.group_norm(X, num_groups, scale, bias, epsilon)
+
+
+def _gelu(ctx: Any, X: Array, *, approximate: str = "none") -> Array:
+    if approximate not in ("none", "tanh") or not _is_float(ctx, X):
+        return NotImplemented
+    return ctx.space.torch.nn.functional.gelu(X, approximate=approximate)
+
+
+def _fast_gelu(ctx: Any, X: Array, bias: Array | None = None) -> Array:
+    return _gelu(ctx, X if bias is None else X + bias, approximate="tanh")
+
+
+def _log_softmax(ctx: Any, input: Array, *, axis: int = -1) -> Array:
+    return ctx.space.torch.log_softmax(input, dim=axis)
+
+
+def _attention(
+    ctx: Any,
+    Q: Array,
+    K: Array,
+    V: Array,
+    attn_mask: Array | None = None,
+    past_key: Array | None = None,
+    past_value: Array | None = None,
+    nonpad_kv_seqlen: Array | None = None,
+    *,
+    is_causal: int = 0,
+    kv_num_heads: int | None = None,
+    left_window_size: int = -1,
+    q_num_heads: int | None = None,
+    right_window_size: int = -1,
+    scale: float | None = None,
+    softcap: float = 0.0,
+    softmax_precision: int | None = None,
+    **attrs: Any,
+) -> Any:
+    """torch's, for one mask or causal attention without a past; a query whose mask closes every
+    key to it gets zeros."""
+    from hubtool.ops.attention import by_heads, joined  # a family that few models want
+
+    masks = [attn_mask is not None, bool(is_causal)]
+    special = softcap or softmax_precision or max(left_window_size, right_window_size) >= 0
+    if special or all(masks) or any(ctx.wanted[3:]) or nonpad_kv_seqlen is not None:
+        return NotImplemented
+    if (past_key is None) != (past_value is None) or (past_key is not None and is_causal):
+        return NotImplemented
+    arrays, heads = (Q, K, V), (q_num_heads, kv_num_heads, kv_num_heads)
+    ranks = {x.ndim for x in arrays}
+    if not _is_float(ctx, *arrays) or ranks not in ({3}, {4}):
+        return NotImplemented
+    if ranks == {3}:
+        if not all(heads) or any(x.shape[2] % (n or 1) for x, n in zip(arrays, heads, strict=True)):
+            return NotImplemented
+        named = zip(arrays, heads, "QKV", strict=True)
+        Q, K, V = (by_heads(ctx, x, n or 1, name) for x, n, name in named)
+    if past_key is not None:
+        K, V = ctx.xp.concat((past_key, K), axis=2), ctx.xp.concat((past_value, V), axis=2)
+    if not _meet(ctx, Q, K, V, attn_mask):
+        return NotImplemented
+    Y = ctx.space.torch.nn.functional.scaled_dot_product_attention(
+        *(Q, K, V, attn_mask),
+        is_causal=bool(is_causal),
+        scale=scale,
+        enable_gqa=Q.shape[1] != K.shape[1],
+    )
+    if attn_mask is not None:
+        open_ = attn_mask if attn_mask.dtype == ctx.xp.bool else attn_mask > -math.inf
+        Y = ctx.xp.where(open_.any(dim=-1, keepdim=True), Y, 0.0)
+    return joined(ctx, Y) if ranks == {3} else Y, K, V
+
+
+def _meet(ctx: Any, Q: Array, K: Array, V: Array, mask: Array | None) -> bool:
+    """Whether queries, keys, values and mask fit together, and none of them is empty."""
+    (B, H, L, E), (G, S) = Q.shape, K.shape[1:3]
+    alike = K.shape[:3] == V.shape[:3] and K.shape[0] == B and K.shape[3] == E
+    if not alike or not G or H % G or not min(B, H, L, E, S):
+        return False
+    if mask is None:
+        return True
+    known = mask.dtype in (ctx.xp.bool, Q.dtype)
+    return bool(known and 2 <= mask.ndim <= 4 and mask.shape[-2:] == (L, S))
+
+
 def _lrn(
     ctx: Any, X: Array, *, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0, size: int
 ) -> Array:
@@ -234,18 +337,26 @@ def _gemm(
 
 
 OWN: Mapping[str, Callable[..., Any]] = {
+    **torch_recurrent.FUNCTIONS,
+    **torch_sampling.FUNCTIONS,
+    "Attention": _attention,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_normalization,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "Gelu": _gelu,
     "Gemm": _gemm,
+    "GroupNormalization": _group_normalization,
     "LRN": _lrn,
     "LayerNormalization": _layer_normalization,
+    "LogSoftmax": _log_softmax,
     "MaxPool": _max_pool,
     "Relu": lambda ctx, X: ctx.space.torch.relu(X),
     "Sigmoid": lambda ctx, X: ctx.space.torch.sigmoid(X),
     "Softmax": lambda ctx, input, *, axis=-1: ctx.space.torch.softmax(input, dim=axis),
+    "com.microsoft.FastGelu": _fast_gelu,
     "com.microsoft.FusedConv": _fused_conv,
+    "com.microsoft.Gelu": lambda ctx, X: _gelu(ctx, X),
 }
 
 OVERRIDES: Mapping[str, Callable[..., Any]] = {

@@ -1,7 +1,7 @@
 """XLA, by way of jax: a graph traced once for the shapes that are fed, and compiled.
 
 The definitions in `hubtool.ops` run on jax.numpy, windows on XLA's own kernels (`xla_functions`).
-What XLA cannot compile runs layer by layer between compiled parts (`xla_parts`), and
+What XLA cannot compile runs layer by layer between compiled parts (`parts`), and
 `Runner.notes` names it, with the reason, before any run. Each part is compiled anew for every
 combination of shapes, dtypes and static inputs that it meets; compiled programs are kept on disk
 too (`xla_cache`). Weights are arguments of a program, never constants in it, and stay on the
@@ -27,10 +27,10 @@ import numpy as np
 from hubtool import passes
 from hubtool.backends import unknown_device
 from hubtool.backends.arrays import device_of, host
+from hubtool.backends.parts import Plan, plan
 from hubtool.backends.xla_compiled import Compiled, Eager
 from hubtool.backends.xla_dtypes import CARRIERS, Carried, Namespace, carried, registered
 from hubtool.backends.xla_functions import OVERRIDES
-from hubtool.backends.xla_parts import Plan, plan
 from hubtool.dtypes import BITS, WIDER, numpy_dtype
 from hubtool.errors import UnsupportedError
 from hubtool.graph import Graph

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from hubtool.backends.parts import Part, read_as_numbers
 from hubtool.backends.xla_cache import load_or_compile
 from hubtool.backends.xla_dtypes import Carried
-from hubtool.backends.xla_parts import Part, read_as_numbers
 from hubtool.errors import RunError
 from hubtool.graph import Graph
 from hubtool.interpreter import Program

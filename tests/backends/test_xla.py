@@ -15,8 +15,8 @@ from passes.builders import floats, layer, random_net, residual_net
 from hubtool import Model, transfer
 from hubtool.backends import xla as backend
 from hubtool.backends import xla_cache, xla_compiled, xla_functions
+from hubtool.backends.parts import plan
 from hubtool.backends.xla_dtypes import CARRIERS, registered
-from hubtool.backends.xla_parts import plan
 from hubtool.dtypes import BITS, NUMBERS, numpy_dtype
 from hubtool.errors import BackendError, InputError, RunError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value

@@ -1,8 +1,9 @@
-"""Which layers of a graph XLA can compile, and the parts that follow from it.
+"""Which layers of a graph can be compiled or recorded, and the parts that follow from it.
 
-XLA compiles a program for known shapes. The interpreter keeps the arithmetic of shapes on the
-host, so that all shapes are known while a part is traced; what stays eager, layer by layer between
-compiled parts, are the layers that want to see elements which only the run makes:
+A compiled program (XLA's), or a recorded one (a CUDA graph), is one for known shapes. The
+interpreter keeps the arithmetic of shapes on the host, so that all shapes are known while a part is
+traced; what stays eager, layer by layer between compiled parts, are the layers that want to see
+elements which only the run makes:
 
     x ──▶ [ Conv Relu … TopK ] ──▶ NonZero ──▶ [ Gather Concat … ] ──▶ y
               compiled part         eager          compiled part
