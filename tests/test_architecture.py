@@ -26,7 +26,7 @@ RANKS = [
     {"meta"},
     {"passes"},
     {"formats", "backends"},
-    {"model"},
+    {"feeds", "model"},
     {"verify"},
     {"bench", "convert", "export", "inspect", "training", "vision"},
     {"hub"},

@@ -19,6 +19,7 @@ from PIL import Image
 import hubtool
 from hubtool import Graph, Layer, Tensor, Value
 from hubtool.cli import cli
+from hubtool.feeds import write_arrays
 
 
 def run(*arguments: object, code: int = 0) -> Result:
@@ -270,7 +271,7 @@ def test_text_sequences_and_maps_are_shown_and_written_as_far_as_files_hold_them
     told = run("run", model, given, "--output", tmp_path / "out.npz", code=1).output
     assert "output 'scores.0' is a map, and no array" in told
     assert not (tmp_path / "out.npz").exists()
-    hubtool.api.write_arrays(
+    write_arrays(
         tmp_path / "out.npz",
         {"text": np.asarray(["a", "ö"], object), "pieces": [np.zeros(2), np.ones(3)]},
     )

@@ -43,7 +43,7 @@ def run(
     if Path(file).suffix.lower() not in (".npy", ".npz"):
         _classify(loaded, file, top, as_json)
         return
-    from hubtool.api import read_arrays, write_arrays
+    from hubtool.feeds import read_arrays, write_arrays
 
     outputs = loaded.run(read_arrays(file, loaded.graph))
     if output:
