@@ -13,8 +13,10 @@ import numpy as np
 
 __all__ = [
     "BITS",
+    "CARRIERS",
     "DTYPES",
     "NUMBERS",
+    "TINY_FLOATS",
     "WIDER",
     "is_float",
     "is_weight",
@@ -67,6 +69,26 @@ WIDER = {
     **dict.fromkeys(("uint2", "uint4"), "uint8"),
 }
 """The element types too narrow to compute with, and the one that each is widened to for it."""
+
+CARRIERS = {
+    "int2": "int8",
+    "int4": "int8",
+    "uint2": "uint8",
+    "uint4": "uint8",
+    "float4_e2m1fn": "float32",
+    "float6_e2m3fn": "float32",
+    "float6_e3m2fn": "float32",
+}
+"""The element types that array libraries have no arrays of, or none that can be relied on, and the
+one that carries each between layers."""
+
+TINY_FLOATS = {
+    "float4_e2m1fn": (0, 1, 6.0),
+    "float6_e2m3fn": (0, 3, 7.5),
+    "float6_e3m2fn": (-2, 2, 28.0),
+}
+"""The floats among them: the lowest exponent of a normal number, the bits of the mantissa, and the
+largest number."""
 
 _WIDE = {"bool": 8, "complex64": 64, "complex128": 128, "bfloat16": 16}
 

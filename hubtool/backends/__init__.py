@@ -25,12 +25,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import wraps
 from typing import Any, Protocol, cast
 
 from hubtool import passes
 from hubtool.errors import BackendError, UnsupportedError
 from hubtool.graph import Graph
 from hubtool.interpreter import Program, Space
+from hubtool.ops import lookup
 
 __all__ = [
     "BACKENDS",
@@ -41,6 +43,7 @@ __all__ = [
     "default",
     "get",
     "module",
+    "or_by_definition",
     "prepare",
     "unknown_device",
 ]
@@ -193,6 +196,21 @@ def build(
             hint="The numpy backend runs it.",
         )
     return Program(ready, space)
+
+
+def or_by_definition(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, and what hubtool.ops says where it returns NotImplemented."""
+
+    @wraps(function)
+    def call(ctx: Any, *inputs: Any, **attrs: Any) -> Any:
+        result = function(ctx, *inputs, **attrs)
+        if result is not NotImplemented:
+            return result
+        known = lookup(op)
+        assert known is not None
+        return known.function(ctx, *inputs, **attrs)
+
+    return call
 
 
 def unknown_device(name: str, device: str, devices: Sequence[str]) -> BackendError:

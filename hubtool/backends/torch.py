@@ -26,13 +26,13 @@ import numpy as np
 from hubtool.backends import build, unknown_device
 from hubtool.backends.arrays import device_of, host
 from hubtool.backends.parts import plan, read_as_numbers
-from hubtool.backends.torch_dtypes import CARRIERS, Carried
+from hubtool.backends.torch_dtypes import Carried
 from hubtool.backends.torch_functions import OVERRIDES
 from hubtool.backends.torch_precision import NarrowSpace, declared, narrowed
 from hubtool.backends.torch_recorded import LIMIT, Compiler, Cuda, Graphs, PerShape
 from hubtool.backends.torch_settings import float32_products, thread_count
 from hubtool.backends.torch_space import HELD, VIEWED, TorchSpace
-from hubtool.dtypes import BITS, numpy_dtype
+from hubtool.dtypes import BITS, CARRIERS, numpy_dtype
 from hubtool.errors import BackendError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value, names_read
 from hubtool.interpreter import SMALL, Both, Program

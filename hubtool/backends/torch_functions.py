@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import Any
 
-from hubtool.backends import torch_recurrent, torch_sampling
-from hubtool.ops import lookup
+from hubtool.backends import or_by_definition, torch_recurrent, torch_sampling
 from hubtool.ops.fused import activated
 from hubtool.ops.window import Window, resolve_transposed, resolve_window
 
@@ -35,21 +33,6 @@ def _is_float(ctx: Any, *arrays: Array | None) -> bool:
 def _is_spatial(ctx: Any, X: Array, *others: Array | None) -> bool:
     """Whether X has one to three spatial axes, as torch's windows do."""
     return 3 <= X.ndim <= 5 and _is_float(ctx, X, *others)
-
-
-def _or_by_definition(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, and what hubtool.ops says where it returns NotImplemented."""
-
-    @wraps(function)
-    def call(ctx: Any, *inputs: Array | None, **attrs: Any) -> Any:
-        result = function(ctx, *inputs, **attrs)
-        if result is not NotImplemented:
-            return result
-        known = lookup(op)
-        assert known is not None
-        return known.function(ctx, *inputs, **attrs)
-
-    return call
 
 
 def _padded(ctx: Any, X: Array, begins: Ints, ends: Ints, value: float = 0.0) -> Array:
@@ -360,6 +343,6 @@ OWN: Mapping[str, Callable[..., Any]] = {
 }
 
 OVERRIDES: Mapping[str, Callable[..., Any]] = {
-    op: _or_by_definition(op, function) for op, function in OWN.items()
+    op: or_by_definition(op, function) for op, function in OWN.items()
 }
 """Operator -> the function that the interpreter calls."""

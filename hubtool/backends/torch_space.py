@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from hubtool.backends.torch_dtypes import CARRIERS, Carried, Namespace, carried
+from hubtool.backends.torch_dtypes import Carried, Namespace, carried
 from hubtool.backends.torch_functions import OVERRIDES
-from hubtool.dtypes import BITS, WIDER, numpy_dtype
+from hubtool.dtypes import BITS, CARRIERS, WIDER, numpy_dtype
 from hubtool.errors import UnsupportedError
 
 __all__ = ["HELD", "VIEWED", "Constants", "TorchSpace"]

@@ -29,9 +29,9 @@ from hubtool.backends import unknown_device
 from hubtool.backends.arrays import device_of, host
 from hubtool.backends.parts import Plan, plan
 from hubtool.backends.xla_compiled import Compiled, Eager
-from hubtool.backends.xla_dtypes import CARRIERS, Carried, Namespace, carried, registered
+from hubtool.backends.xla_dtypes import Carried, Namespace, carried, registered
 from hubtool.backends.xla_functions import OVERRIDES
-from hubtool.dtypes import BITS, WIDER, numpy_dtype
+from hubtool.dtypes import BITS, CARRIERS, WIDER, numpy_dtype
 from hubtool.errors import UnsupportedError
 from hubtool.graph import Graph
 from hubtool.ops import check

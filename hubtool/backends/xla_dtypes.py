@@ -16,29 +16,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hubtool.dtypes import BITS
+from hubtool.dtypes import BITS, CARRIERS, TINY_FLOATS
 
-__all__ = ["CARRIERS", "Carried", "Namespace", "carried", "registered"]
+__all__ = ["Carried", "Namespace", "carried", "registered"]
 
 Array = Any
-
-CARRIERS = {
-    "int2": "int8",
-    "int4": "int8",
-    "uint2": "uint8",
-    "uint4": "uint8",
-    "float4_e2m1fn": "float32",
-    "float6_e2m3fn": "float32",
-    "float6_e3m2fn": "float32",
-}
-"""What XLA is not given, and the dtype that carries it."""
-
-FLOATS = {
-    "float4_e2m1fn": (0, 1, 6.0),
-    "float6_e2m3fn": (0, 3, 7.5),
-    "float6_e3m2fn": (-2, 2, 28.0),
-}
-"""The lowest exponent of a normal number, the bits of the mantissa, and the largest number."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +44,8 @@ def registered(jax: Any) -> type[Carried]:
 
 def carried(jnp: Any, array: Array, dtype: str) -> Carried:
     """The array cast to a dtype of CARRIERS."""
-    if dtype in FLOATS:
-        return Carried(dtype, _rounded(jnp, array.astype(jnp.float32), *FLOATS[dtype]))
+    if dtype in TINY_FLOATS:
+        return Carried(dtype, _rounded(jnp, array.astype(jnp.float32), *TINY_FLOATS[dtype]))
     bits = BITS[dtype]
     low = 0 if dtype.startswith("u") else 1 << (bits - 1)
     wrapped = ((array.astype(jnp.int64) + low) & ((1 << bits) - 1)) - low

@@ -11,13 +11,13 @@ in `hubtool.ops` runs, or says what is wrong. jax itself is at `ctx.space.jax`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce, wraps
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
+from hubtool.backends import or_by_definition
 from hubtool.dtypes import numpy_dtype
-from hubtool.ops import lookup
 from hubtool.ops.fused import activated, nchw, nhwc
 from hubtool.ops.window import Window, resolve_transposed, resolve_window
 
@@ -25,21 +25,6 @@ __all__ = ["OVERRIDES"]
 
 Array = Any
 Ints = Sequence[int]
-
-
-def _or_by_definition(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, and what hubtool.ops says where it returns NotImplemented."""
-
-    @wraps(function)
-    def call(ctx: Any, *inputs: Array | None, **attrs: Any) -> Any:
-        result = function(ctx, *inputs, **attrs)
-        if result is not NotImplemented:
-            return result
-        known = lookup(op)
-        assert known is not None
-        return known.function(ctx, *inputs, **attrs)
-
-    return call
 
 
 def _is_float(*arrays: Array | None) -> bool:
@@ -205,6 +190,6 @@ OWN: Mapping[str, Callable[..., Any]] = {
 }
 
 OVERRIDES: Mapping[str, Callable[..., Any]] = {
-    op: _or_by_definition(op, function) for op, function in OWN.items()
+    op: or_by_definition(op, function) for op, function in OWN.items()
 }
 """Operator -> the function that the interpreter calls."""

@@ -10,9 +10,7 @@ import torch
 from passes.builders import floats, layer, random_net, residual_net
 
 from hubtool.backends import torch as backend
-from hubtool.backends import torch_functions
-from hubtool.backends.torch_dtypes import CARRIERS
-from hubtool.dtypes import NUMBERS, numpy_dtype
+from hubtool.dtypes import CARRIERS, NUMBERS, numpy_dtype
 from hubtool.errors import BackendError, RunError, UnsupportedError
 from hubtool.graph import Graph, Tensor, Value
 from hubtool.interpreter import Program
@@ -33,15 +31,17 @@ def own(monkeypatch):
     def refuse(op: str) -> None:
         raise AssertionError(f"the definition of {op} was asked for")
 
-    monkeypatch.setattr(torch_functions, "lookup", refuse)
+    monkeypatch.setattr(sys.modules["hubtool.backends"], "lookup", refuse)
 
 
 @pytest.fixture
 def fallen_back(monkeypatch):
     """The operators whose definition was asked for, in order."""
     seen = []
-    lookup = torch_functions.lookup
-    monkeypatch.setattr(torch_functions, "lookup", lambda op: (seen.append(op), lookup(op))[1])
+    lookup = sys.modules["hubtool.backends"].lookup
+    monkeypatch.setattr(
+        sys.modules["hubtool.backends"], "lookup", lambda op: (seen.append(op), lookup(op))[1]
+    )
     return seen
 
 
