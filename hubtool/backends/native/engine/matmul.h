@@ -1,0 +1,187 @@
+// y[m, n] = act(x[m, k] · z[k, n] + b), where both factors are computed: z is packed at each run.
+//
+// Where n is large, z becomes the blocks that the micro-kernel reads, and x's rows are its pixels.
+// Where n is small (a skinny product), lanes along n would stand empty: there lanes run along k,
+//
+//   y[m, n] = Σ over lanes of  Σₖ x[m, k…] * zᵀ[n, k…]
+//
+// with zᵀ kept whole in the first cache, and x read once: as fast as memory gives it.
+#pragma once
+
+#include "direct.h"
+
+namespace hubtool::HUBTOOL_ISA {
+
+constexpr int64_t SKINNY = 12; // so many columns are held as accumulators, for two rows at once
+
+HUBTOOL_INLINE bool is_skinny(const Step &s) { return s.y.c <= SKINNY && s.x.c >= 4 * LANES; }
+
+HUBTOOL_INLINE float sum(Vec v) {
+    float total = 0;
+    for (int i = 0; i < LANES; ++i) total += v[i];
+    return total;
+}
+
+// R rows times N columns, K numbers each; zᵀ's rows lie `z_row` apart and end in zeros.
+template <int R, int N>
+void skinny(const float *x, int64_t x_row, const float *zt, int64_t z_row, int64_t K, float (*y)[N]) {
+    Vec acc[R][N] = {};
+    auto add = [&](auto part, int64_t k) {
+        Vec a[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) a[r] = part(x + r * x_row + k);
+#pragma GCC unroll 12
+        for (int n = 0; n < N; ++n) {
+            const Vec b = load(zt + n * z_row + k);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) acc[r][n] += a[r] * b;
+        }
+    };
+    int64_t k = 0;
+    for (; k + LANES <= K; k += LANES) add([](const float *p) { return load(p); }, k);
+    if (k < K) add([&](const float *p) { return load_some(p, int(K - k)); }, k);
+    for (int r = 0; r < R; ++r)
+        for (int n = 0; n < N; ++n) y[r][n] = sum(acc[r][n]);
+}
+
+template <int N>
+void skinny_rows(const Call &call, const float *x, const float *zt, int64_t z_row, float *y,
+                 int64_t from, int64_t to) {
+    const Step &s = call.step;
+    for (int64_t m = from; m < to;) {
+        float made[2][N];
+        const int64_t rows = std::min<int64_t>(2, to - m);
+        if (rows == 2) skinny<2, N>(x + m * s.x.pixel, s.x.pixel, zt, z_row, s.x.c, made);
+        else skinny<1, N>(x + m * s.x.pixel, s.x.pixel, zt, z_row, s.x.c, made);
+        for (int64_t r = 0; r < rows; ++r, ++m) {
+            Vec v{};
+            for (int64_t n = 0; n < N; n += LANES) {
+                const int some = int(std::min<int64_t>(LANES, N - n));
+                v = load_some(made[r] + n, some);
+                if (call.bias) v += load_some(call.bias + n, some);
+                v = activate(v, s.act, float(s.a), float(s.b));
+                store_some(y + m * s.y.pixel + n, v, some);
+            }
+        }
+    }
+}
+
+template <int N = 1>
+void skinny_of(int64_t columns, const Call &call, const float *x, const float *zt, int64_t z_row,
+               float *y, int64_t from, int64_t to) {
+    if constexpr (N <= SKINNY) {
+        if (columns == N) return skinny_rows<N>(call, x, zt, z_row, y, from, to);
+        skinny_of<N + 1>(columns, call, x, zt, z_row, y, from, to);
+    }
+}
+
+// Floats of one matrix z, packed.
+inline int64_t matmul_packed(const Step &s) {
+    if (is_skinny(s)) return s.y.c * round_up(s.x.c, LANES);
+    return s.x.c * round_up(s.y.c, LANES);
+}
+
+inline int64_t matmul_scratch(const Step &s) { return round_up(matmul_packed(s) * 4, 64); }
+
+// Blocks [first, last) of z as the micro-kernel reads them.
+inline void matmul_pack(const Step &s, const float *z, float *to, int64_t first, int64_t last) {
+    const int64_t K = s.x.c, N = s.y.c;
+    for (int64_t block = first; block < last; ++block) {
+        const int64_t n = block * BLOCK, wide = vectors_at(n, N) * LANES;
+        float *out = to + packed_before(block, N, K);
+        const int64_t some = std::min(wide, N - n);
+        for (int64_t k = 0; k < K; ++k) {
+            std::memcpy(out + k * wide, z + k * s.z.pixel + n, size_t(some) * 4);
+            if (some < wide) std::memset(out + k * wide + some, 0, size_t(wide - some) * 4);
+        }
+    }
+}
+
+struct Product {
+    const Call &call;
+    const Step &s;
+    const float *x, *zp;
+    float *y;
+
+    void rows(int64_t from, int64_t to) const {
+        if (is_skinny(s)) {
+            skinny_of(s.y.c, call, x, zp, round_up(s.x.c, LANES), y, from, to);
+            return;
+        }
+        const int64_t N = s.y.c, blocks = ceil_div(N, BLOCK), zero = 0;
+        const int64_t together = blocks_together(blocks, s.x.c * BLOCK * 4);
+        const int64_t tiles = ceil_div(to - from, ROWS);
+        const bool whole = s.y.where == ARENA && s.y.pixel >= round_up(N, 16);
+        Tile<float, float> t{};
+        t.step = s.x.pixel;
+        t.taps = &zero;
+        t.count = 1;
+        t.k = s.x.c;
+        t.y_step = s.y.pixel;
+        t.act = s.act;
+        t.alpha = float(s.a);
+        t.beta = float(s.b);
+        for (int64_t first = 0; first < blocks; first += together)
+            for (int64_t i = 0; i < tiles; ++i) {
+                const int64_t row = from + (to - from) * i / tiles;
+                const int64_t count = from + (to - from) * (i + 1) / tiles - row;
+                const int64_t half = (count + 1) / 2;
+                t.a0 = x + row * t.step;
+                t.a1 = t.a0 + half * t.step;
+                for (int64_t block = first; block < std::min(blocks, first + together); ++block) {
+                    const int64_t n = block * BLOCK;
+                    t.b = zp + packed_before(block, N, s.x.c);
+                    t.bias = call.bias ? call.bias + n : nullptr;
+                    t.y0 = y + row * t.y_step + n;
+                    t.y1 = t.y0 + half * t.y_step;
+                    t.columns = std::min<int64_t>(BLOCK, whole ? round_up(N - n, 16) : N - n);
+                    tile_kernel<float, float>(int(count), vectors_at(n, N))(t);
+                }
+            }
+    }
+};
+
+inline void matmul_pack_skinny(const Step &s, const float *z, float *to) {
+    const int64_t K = s.x.c, z_row = round_up(K, LANES);
+    for (int64_t n = 0; n < s.y.c; ++n) {
+        for (int64_t k = 0; k < K; ++k) to[n * z_row + k] = z[k * s.z.pixel + n];
+        for (int64_t k = K; k < z_row; ++k) to[n * z_row + k] = 0;
+    }
+}
+
+inline void run_matmul(const Call &call, Pool::Team &team) {
+    const Step &s = call.step;
+    const float *x = static_cast<const float *>(call.x), *z = static_cast<const float *>(call.z);
+    float *y = static_cast<float *>(call.y);
+    const int64_t blocks = ceil_div(s.y.c, BLOCK), M = s.y.w;
+    auto own = [&](int worker) {
+        return reinterpret_cast<float *>(call.scratch + worker * call.scratch_each);
+    };
+    auto pack = [&](const float *from, float *to) {
+        if (is_skinny(s)) matmul_pack_skinny(s, from, to);
+        else matmul_pack(s, from, to, 0, blocks);
+    };
+    if (s.y.n >= 4 * team.size()) { // many products: each by one worker
+        team.parallel(s.y.n, [&](int64_t n, int worker) {
+            float *zp = own(worker);
+            pack(z + (s.z.n == 1 ? 0 : n * s.z.image), zp);
+            Product{call, s, x + (s.x.n == 1 ? 0 : n * s.x.image), zp, y + n * s.y.image}.rows(0, M);
+        });
+        return;
+    }
+    for (int64_t n = 0; n < s.y.n; ++n) { // few: each by all
+        const float *from = z + (s.z.n == 1 ? 0 : n * s.z.image);
+        if (n == 0 || s.z.n != 1) {
+            if (is_skinny(s)) pack(from, own(0));
+            else team.parallel(blocks, [&](int64_t b, int) { matmul_pack(s, from, own(0), b, b + 1); });
+        }
+        const Product product{call, s, x + (s.x.n == 1 ? 0 : n * s.x.image), own(0),
+                              y + n * s.y.image};
+        const int64_t chunks = std::min(ceil_div(M, ROWS), int64_t(8 * team.size()));
+        team.parallel(chunks, [&](int64_t c, int) {
+            product.rows(M * c / chunks, M * (c + 1) / chunks);
+        });
+    }
+}
+
+} // namespace hubtool::HUBTOOL_ISA

@@ -1,0 +1,138 @@
+// The micro-kernel: a tile of M pixels x NV vectors of output channels, held in registers.
+//
+//            k ──▶                        acc[m][v] += a[m][k] · b[k][v]
+//        a0 ┌──────┐    b ┌────┐ k
+//   pixels  │      │      │    │ │      b is packed: for every tap, for every k, NV vectors
+//        a1 ├──────┤      │    │ ▼
+//           └──────┘      └────┘
+//
+// Two halves of the pixels begin at a0 and a1, `step` apart inside a half: so a tile may be one row
+// of 14 or two rows of 7. An implicit matrix product over a convolution's taps is the same loop with
+// the pixels shifted by each tap's offset. Bias, residual and activation are applied before the
+// result leaves the registers.
+#pragma once
+
+#include <utility>
+
+#include "activation.h"
+#include "kernels.h"
+#include "simd.h"
+
+namespace hubtool::HUBTOOL_ISA {
+
+// Everything that a tile reads and writes. Offsets and strides are in elements.
+template <class X, class Y> struct Tile {
+    const X *a0, *a1;
+    int64_t step;
+    const int64_t *taps;
+    int64_t count; // of taps
+    int64_t k;     // products a tap
+    const void *b;
+    const float *bias; // NV vectors, or null
+    const Y *z0, *z1;  // the residual, or null
+    int64_t z_step;
+    Y *y0, *y1;
+    int64_t y_step;
+    int64_t columns; // output channels to be stored: NV * LANES, or fewer at the end of a row
+    int64_t act;
+    float alpha, beta;
+};
+
+template <class X, class Y> using TileKernel = void (*)(const Tile<X, Y> &);
+
+// Where the pixels of half a tile are: [p + i * step] for i < 7 as addresses that the processor
+// can form from two pointers and two strides.
+struct Pixels {
+    const char *p0, *p5;
+    int64_t step, step3;
+    HUBTOOL_INLINE Pixels(const char *first, int64_t bytes)
+        : p0(first), p5(first + 5 * bytes), step(bytes), step3(3 * bytes) {}
+    template <int I> HUBTOOL_INLINE const char *at() const {
+        if constexpr (I == 0) return p0;
+        else if constexpr (I == 1) return p0 + step;
+        else if constexpr (I == 2) return p0 + 2 * step;
+        else if constexpr (I == 3) return p0 + step3;
+        else if constexpr (I == 4) return p0 + 4 * step;
+        else if constexpr (I == 5) return p5;
+        else return p0 + 2 * step3;
+    }
+};
+
+HUBTOOL_INLINE void multiply_add(Vec &acc, const float *a, Vec b) { acc += splat(*a) * b; }
+
+#if defined(__AVX512BF16__)
+// Two products of bfloat16 at once: a's pair with every pair of b.
+HUBTOOL_INLINE void multiply_add(Vec &acc, const bf16 *a, Vec b) {
+    int32_t pair;
+    std::memcpy(&pair, a, sizeof pair);
+    acc = (Vec)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)(__m512i)b);
+}
+#endif
+
+template <int M, int NV, int I, class X>
+HUBTOOL_INLINE void multiply_pixels(Vec (&acc)[M][NV], const Pixels &low, const Pixels &high,
+                                    int64_t at, const Vec (&b)[NV]) {
+    if constexpr (I < M) {
+        constexpr int HALF = (M + 1) / 2;
+        const char *p = I < HALF ? low.at<I % HALF>() : high.at<I % HALF>();
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v)
+            multiply_add(acc[I][v], reinterpret_cast<const X *>(p + at), b[v]);
+        multiply_pixels<M, NV, I + 1, X>(acc, low, high, at, b);
+    }
+}
+
+template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
+    constexpr int HALF = (M + 1) / 2;
+    constexpr int64_t A = 4; // bytes of a pixel that one k takes: a float, or two bfloat16
+    Vec acc[M][NV] = {};
+    const float *b = static_cast<const float *>(t.b);
+    for (int64_t tap = 0; tap < t.count; ++tap) {
+        int64_t bytes = t.step * int64_t(sizeof(X));
+        Pixels low(reinterpret_cast<const char *>(t.a0 + t.taps[tap]), bytes);
+        Pixels high(reinterpret_cast<const char *>(t.a1 + t.taps[tap]), bytes);
+        const int64_t end = t.k * A;
+        for (int64_t at = 0; at < end; at += A) {
+            Vec weights[NV];
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; ++v) weights[v] = load(b + v * LANES);
+            multiply_pixels<M, NV, 0, X>(acc, low, high, at, weights);
+            b += NV * LANES;
+        }
+    }
+    Vec bias[NV] = {};
+    if (t.bias)
+        for (int v = 0; v < NV; ++v) bias[v] = load(t.bias + v * LANES);
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m) {
+        Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
+        const Y *z = !t.z0 ? nullptr : m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
+#pragma GCC unroll 2
+        for (int v = 0; v < NV; ++v) {
+            int64_t left = t.columns - v * LANES;
+            if (left <= 0) break;
+            Vec r = acc[m][v] + bias[v];
+            if (left >= LANES) {
+                if (z) r += load(z + v * LANES);
+                store(y + v * LANES, activate(r, t.act, t.alpha, t.beta));
+            } else if constexpr (sizeof(Y) == sizeof(float)) {
+                if (z) r += load_some(z + v * LANES, int(left));
+                store_some(y + v * LANES, activate(r, t.act, t.alpha, t.beta), int(left));
+            }
+        }
+    }
+}
+
+template <class X, class Y, int NV, int... M>
+constexpr TileKernel<X, Y> tile_of(int rows, std::integer_sequence<int, M...>) {
+    constexpr TileKernel<X, Y> table[] = {tile<X, Y, M + 1, NV>...};
+    return table[rows - 1];
+}
+
+// The micro-kernel of so many pixels (1 to ROWS) and vectors (1 or 2).
+template <class X, class Y> TileKernel<X, Y> tile_kernel(int rows, int vectors) {
+    using Rows = std::make_integer_sequence<int, ROWS>;
+    return vectors == 1 ? tile_of<X, Y, 1>(rows, Rows{}) : tile_of<X, Y, 2>(rows, Rows{});
+}
+
+} // namespace hubtool::HUBTOOL_ISA
