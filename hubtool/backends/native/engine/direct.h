@@ -24,7 +24,7 @@ HUBTOOL_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / t
 HUBTOOL_INLINE int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // A convolution's taps: where each begins, and how many numbers it takes.
-struct Taps {
+struct KernelTaps {
     int64_t count, k;
     int64_t offsets[MOST_TAPS];
 };
@@ -34,8 +34,8 @@ HUBTOOL_INLINE bool in_one_run(const Step &s) {
     return s.groups == 1 && s.dw == 1 && s.x.pixel == s.x.c && s.x.type == F32;
 }
 
-inline Taps taps_of(const Step &s) {
-    Taps t;
+inline KernelTaps taps_of(const Step &s) {
+    KernelTaps t;
     const int64_t share = s.x.c / s.groups;
     const int64_t first = -s.top * s.x.row - s.left * s.x.pixel;
     if (in_one_run(s)) {
@@ -78,25 +78,29 @@ inline void direct_pack(const Step &s, const float *W, void *to, Pool::Team &tea
     const bool narrow = s.x.type == BF16;
     const int64_t k = narrow ? ceil_div(share, 2) : share;
     char *out = static_cast<char *>(to);
-    std::memset(out, 0, size_t(direct_packed(s)));
+    std::memset(out, 0, size_t(direct_packed(s))); // what no output and no pair fills
     const int64_t blocks = ceil_div(M, BLOCK);
     team.parallel(s.groups * blocks, [&](int64_t task, int) {
         const int64_t g = task / blocks, m0 = task % blocks * BLOCK;
         const int64_t wide = vectors_at(m0, M) * LANES;
         char *block = out + 4 * (g * round_up(M, LANES) * taps * k
                                  + packed_before(m0 / BLOCK, M, taps * k));
-        for (int64_t m = m0; m < std::min(M, m0 + wide); ++m)
-            for (int64_t c = 0; c < share; ++c)
-                for (int64_t tap = 0; tap < taps; ++tap) {
-                    const float w = W[((g * M + m) * share + c) * taps + tap];
-                    if (narrow) {
-                        const uint16_t half = rounded_bf16(w);
-                        const int64_t pair = (tap * k + c / 2) * wide + (m - m0);
-                        std::memcpy(block + 4 * pair + 2 * (c % 2), &half, 2);
-                    } else {
-                        std::memcpy(block + 4 * ((tap * k + c) * wide + (m - m0)), &w, 4);
+        const int64_t some = std::min(wide, M - m0);
+        for (int64_t c = 0; c < share; ++c)
+            for (int64_t tap = 0; tap < taps; ++tap) {
+                const float *w = W + ((g * M + m0) * share + c) * taps + tap;
+                if (narrow) {
+                    char *pairs = block + 4 * (tap * k + c / 2) * wide + 2 * (c % 2);
+                    for (int64_t m = 0; m < some; ++m) {
+                        const uint16_t half = rounded_bf16(w[m * share * taps]);
+                        std::memcpy(pairs + 4 * m, &half, 2);
                     }
+                } else {
+                    char *row = block + 4 * (tap * k + c) * wide;
+                    for (int64_t m = 0; m < some; ++m)
+                        std::memcpy(row + 4 * m, w + m * share * taps, 4);
                 }
+            }
     });
 }
 
@@ -165,7 +169,7 @@ template <class X, class Y> struct Direct {
     const Step &s;
     Rows rows;
     Tiling tiling;
-    Taps taps;
+    KernelTaps taps;
     int64_t M, share, blocks, products;
 
     explicit Direct(const Call &c)
@@ -194,6 +198,7 @@ template <class X, class Y> struct Direct {
         args.taps = taps.offsets;
         args.count = taps.count;
         args.k = taps.k;
+        args.fetch = products >= 16;
         args.act = s.act;
         args.alpha = float(s.a);
         args.beta = float(s.b);

@@ -5,7 +5,7 @@
 //
 //   y[m, n] = Σ over lanes of  Σₖ x[m, k…] * zᵀ[n, k…]
 //
-// with zᵀ kept whole in the first cache, and x read once: as fast as memory gives it.
+// with zᵀ kept in the first cache, and x read once, well ahead.
 #pragma once
 
 #include "direct.h"
@@ -17,22 +17,38 @@ constexpr int64_t SKINNY = 12; // so many columns are held as accumulators, for 
 HUBTOOL_INLINE bool is_skinny(const Step &s) { return s.y.c <= SKINNY && s.x.c >= 4 * LANES; }
 
 HUBTOOL_INLINE float sum(Vec v) {
-    float total = 0;
-    for (int i = 0; i < LANES; ++i) total += v[i];
-    return total;
+    typedef float Four __attribute__((vector_size(16)));
+    Four parts[LANES / 4];
+    std::memcpy(parts, &v, sizeof v);
+    for (int half = LANES / 8; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) parts[i] += parts[i + half];
+    return (parts[0][0] + parts[0][2]) + (parts[0][1] + parts[0][3]);
 }
 
-// R rows times N columns, K numbers each; zᵀ's rows lie `z_row` apart and end in zeros.
+// Kept in a register, where the compiler would rather fetch it for each use.
+HUBTOOL_INLINE Vec once(Vec v) {
+#if defined(__AVX2__)
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
+
+constexpr int64_t AHEAD = 4; // rows of x that are asked of memory before they are wanted
+
+// R rows times N columns, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
 template <int R, int N>
-void skinny(const float *x, int64_t x_row, const float *zt, int64_t z_row, int64_t K, float (*y)[N]) {
+void skinny(const float *x, int64_t x_row, const float *zt, int64_t K, float (*y)[N]) {
     Vec acc[R][N] = {};
     auto add = [&](auto part, int64_t k) {
         Vec a[R];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) a[r] = part(x + r * x_row + k);
+        for (int r = 0; r < R; ++r) {
+            a[r] = part(x + r * x_row + k);
+            __builtin_prefetch(x + (r + AHEAD) * x_row + k);
+        }
 #pragma GCC unroll 12
         for (int n = 0; n < N; ++n) {
-            const Vec b = load(zt + n * z_row + k);
+            const Vec b = once(load(zt + k * N + n * LANES));
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) acc[r][n] += a[r] * b;
         }
@@ -45,33 +61,32 @@ void skinny(const float *x, int64_t x_row, const float *zt, int64_t z_row, int64
 }
 
 template <int N>
-void skinny_rows(const Call &call, const float *x, const float *zt, int64_t z_row, float *y,
-                 int64_t from, int64_t to) {
+void skinny_rows(const Call &call, const float *x, const float *zt, float *y, int64_t from,
+                 int64_t to) {
     const Step &s = call.step;
-    for (int64_t m = from; m < to;) {
+    for (int64_t m = from; m < to; m += 2) {
         float made[2][N];
+        const float *at = x + m * s.x.pixel;
         const int64_t rows = std::min<int64_t>(2, to - m);
-        if (rows == 2) skinny<2, N>(x + m * s.x.pixel, s.x.pixel, zt, z_row, s.x.c, made);
-        else skinny<1, N>(x + m * s.x.pixel, s.x.pixel, zt, z_row, s.x.c, made);
-        for (int64_t r = 0; r < rows; ++r, ++m) {
-            Vec v{};
+        if (rows == 2) skinny<2, N>(at, s.x.pixel, zt, s.x.c, made);
+        else skinny<1, N>(at, s.x.pixel, zt, s.x.c, made);
+        for (int64_t r = 0; r < rows; ++r)
             for (int64_t n = 0; n < N; n += LANES) {
                 const int some = int(std::min<int64_t>(LANES, N - n));
-                v = load_some(made[r] + n, some);
+                Vec v = load_some(made[r] + n, some);
                 if (call.bias) v += load_some(call.bias + n, some);
                 v = activate(v, s.act, float(s.a), float(s.b));
-                store_some(y + m * s.y.pixel + n, v, some);
+                store_some(y + (m + r) * s.y.pixel + n, v, some);
             }
-        }
     }
 }
 
 template <int N = 1>
-void skinny_of(int64_t columns, const Call &call, const float *x, const float *zt, int64_t z_row,
-               float *y, int64_t from, int64_t to) {
+void skinny_of(int64_t columns, const Call &call, const float *x, const float *zt, float *y,
+               int64_t from, int64_t to) {
     if constexpr (N <= SKINNY) {
-        if (columns == N) return skinny_rows<N>(call, x, zt, z_row, y, from, to);
-        skinny_of<N + 1>(columns, call, x, zt, z_row, y, from, to);
+        if (columns == N) return skinny_rows<N>(call, x, zt, y, from, to);
+        skinny_of<N + 1>(columns, call, x, zt, y, from, to);
     }
 }
 
@@ -105,7 +120,7 @@ struct Product {
 
     void rows(int64_t from, int64_t to) const {
         if (is_skinny(s)) {
-            skinny_of(s.y.c, call, x, zp, round_up(s.x.c, LANES), y, from, to);
+            skinny_of(s.y.c, call, x, zp, y, from, to);
             return;
         }
         const int64_t N = s.y.c, blocks = ceil_div(N, BLOCK), zero = 0;
@@ -142,11 +157,10 @@ struct Product {
 };
 
 inline void matmul_pack_skinny(const Step &s, const float *z, float *to) {
-    const int64_t K = s.x.c, z_row = round_up(K, LANES);
-    for (int64_t n = 0; n < s.y.c; ++n) {
-        for (int64_t k = 0; k < K; ++k) to[n * z_row + k] = z[k * s.z.pixel + n];
-        for (int64_t k = K; k < z_row; ++k) to[n * z_row + k] = 0;
-    }
+    const int64_t K = s.x.c, N = s.y.c;
+    for (int64_t k = 0; k < round_up(K, LANES); ++k)
+        for (int64_t n = 0; n < N; ++n)
+            to[k / LANES * LANES * N + n * LANES + k % LANES] = k < K ? z[k * s.z.pixel + n] : 0.f;
 }
 
 inline void run_matmul(const Call &call, Pool::Team &team) {

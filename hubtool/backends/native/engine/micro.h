@@ -36,6 +36,7 @@ template <class X, class Y> struct Tile {
     int64_t columns; // output channels to be stored: NV * LANES, or fewer at the end of a row
     int64_t act;
     float alpha, beta;
+    bool fetch; // y and z are not in the cache
 };
 
 template <class X, class Y> using TileKernel = void (*)(const Tile<X, Y> &);
@@ -82,9 +83,23 @@ HUBTOOL_INLINE void multiply_pixels(Vec (&acc)[M][NV], const Pixels &low, const 
     }
 }
 
+// Ask memory for what the end of a tile reads and writes, while its products are being summed.
+template <int M, int NV, class X, class Y> HUBTOOL_INLINE void fetch_ahead(const Tile<X, Y> &t) {
+    constexpr int HALF = (M + 1) / 2;
+#pragma GCC unroll 14
+    for (int m = 0; m < M; ++m) {
+        const Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(y + v * LANES, 1);
+        if (!t.z0) continue;
+        const Y *z = m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
+        for (int v = 0; v < NV; ++v) __builtin_prefetch(z + v * LANES);
+    }
+}
+
 template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
     constexpr int HALF = (M + 1) / 2;
     constexpr int64_t A = 4; // bytes of a pixel that one k takes: a float, or two bfloat16
+    if (t.fetch) fetch_ahead<M, NV>(t);
     Vec acc[M][NV] = {};
     const float *b = static_cast<const float *>(t.b);
     for (int64_t tap = 0; tap < t.count; ++tap) {

@@ -80,28 +80,31 @@ template <int m> int64_t winograd_packed(const Step &s) {
     return round_up(T * T * s.x.c * round_up(s.y.c, LANES) * 4, 64);
 }
 
-// U = G g Gᵀ of every kernel, as [block][T²][C][BLOCK].
+// U = G g Gᵀ of every kernel, as [block][T²][C][BLOCK]; a block's kernels at once, side by side.
 template <int m> void winograd_pack(const Step &s, const float *W, void *to, Pool::Team &team) {
     using W_ = Transform<m>;
     constexpr int T = W_::T;
     const int64_t C = s.x.c, M = s.y.c;
     float *out = static_cast<float *>(to);
-    std::memset(out, 0, size_t(winograd_packed<m>(s)));
-    team.parallel(M, [&](int64_t o, int) {
-        const int64_t m0 = o / BLOCK * BLOCK, wide = vectors_at(m0, M) * LANES;
-        float *block = out + packed_before(m0 / BLOCK, M, T * T * C);
+    team.parallel(ceil_div(M, BLOCK), [&](int64_t index, int) {
+        const int64_t m0 = index * BLOCK, wide = vectors_at(m0, M) * LANES;
+        const int64_t some = std::min(wide, M - m0);
+        float *block = out + packed_before(index, M, T * T * C);
+        double g[9][BLOCK] = {}, half[T][3][BLOCK];
         for (int64_t c = 0; c < C; ++c) {
-            const float *g = W + (o * C + c) * 9;
-            double half[T][3];
+            for (int64_t o = 0; o < some; ++o)
+                for (int i = 0; i < 9; ++i) g[i][o] = W[((m0 + o) * C + c) * 9 + i];
             for (int i = 0; i < T; ++i)
                 for (int j = 0; j < 3; ++j)
-                    half[i][j] = W_::G[i][0] * double(g[j]) + W_::G[i][1] * double(g[3 + j])
-                                 + W_::G[i][2] * double(g[6 + j]);
+                    for (int o = 0; o < BLOCK; ++o)
+                        half[i][j][o] = W_::G[i][0] * g[j][o] + W_::G[i][1] * g[3 + j][o]
+                                        + W_::G[i][2] * g[6 + j][o];
             for (int i = 0; i < T; ++i)
                 for (int j = 0; j < T; ++j) {
-                    const double u = half[i][0] * W_::G[j][0] + half[i][1] * W_::G[j][1]
-                                     + half[i][2] * W_::G[j][2];
-                    block[((i * T + j) * C + c) * wide + (o - m0)] = float(u);
+                    float *u = block + ((i * T + j) * C + c) * wide;
+                    for (int64_t o = 0; o < wide; ++o)
+                        u[o] = float(half[i][0][o] * W_::G[j][0] + half[i][1][o] * W_::G[j][1]
+                                     + half[i][2][o] * W_::G[j][2]);
                 }
         }
     });
