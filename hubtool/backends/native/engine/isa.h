@@ -55,6 +55,7 @@ inline bool fits(const Step &s) {
 #endif
     if (s.kind == kind::matmul) return !narrow;
     if (s.kind != kind::conv) return true;
+    if (s.z.where != NOWHERE && s.z.type != s.y.type) return false;
     if (s.algorithm != algorithm::direct) return winograd_fits(s);
     const int64_t M = s.y.c / s.groups, share = s.x.c / s.groups;
     if (s.x.type == BF16 && share % 2) return false;

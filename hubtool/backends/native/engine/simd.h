@@ -61,12 +61,20 @@ HUBTOOL_INLINE void store(bf16 *p, Vec v) {
 
 // The first `count` floats only, 0 < count <= LANES; the rest is zero, or left as it was.
 HUBTOOL_INLINE Vec load_some(const float *p, int count) {
+#if defined(__AVX512F__)
+    return (Vec)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p);
+#else
     Vec v{};
     std::memcpy(&v, p, size_t(count) * sizeof(float));
     return v;
+#endif
 }
 HUBTOOL_INLINE void store_some(float *p, Vec v, int count) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, __mmask16((1u << count) - 1), (__m512)v);
+#else
     std::memcpy(p, &v, size_t(count) * sizeof(float));
+#endif
 }
 
 HUBTOOL_INLINE Vec choose(Int mask, Vec yes, Vec no) {

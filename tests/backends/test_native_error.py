@@ -1,0 +1,99 @@
+"""How far the engine's convolutions may be from the truth, which is numpy's in float64.
+
+Winograd's algorithm sums other terms than the definition does, some of them larger than the result,
+so its rounding error is larger too; how much, is stated in engine/winograd.h, and held here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hubtool
+from hubtool import Graph, Layer, Tensor, Value
+from hubtool.backends.native import library
+from hubtool.backends.native.lower import Choice, fill, lower
+from hubtool.backends.numpy import NumpySpace
+from hubtool.interpreter import Program
+
+BOUNDS = {"direct": 4e-6, "winograd2": 2e-6, "winograd4": 2e-5}
+"""Algorithm -> the largest error, as a part of the largest output. The definition's own sum has up
+to 4,608 terms here, one after the other."""
+
+CHANNELS = (16, 64, 256, 512)
+
+
+def _conv(C: int, M: int, dtype: type) -> Graph:
+    rng = np.random.default_rng(C)
+    W, B = rng.standard_normal((M, C, 3, 3)), rng.standard_normal(M)
+    pads = {"pads": [1, 1, 1, 1], "strides": [1, 1], "dilations": [1, 1], "group": 1}
+    attrs = {**pads, "auto_pad": "NOTSET", "kernel_shape": [3, 3]}
+    name = np.dtype(dtype).name
+    return Graph(
+        layers=[Layer("conv", "Conv", {"X": "x", "W": "W", "B": "B"}, ["y"], attrs)],
+        inputs={"x": Value("tensor", name, (1, C, None, None))},
+        outputs={"y": Value("tensor", name, (1, M, None, None))},
+        tensors={
+            key: Tensor.of(array.astype(np.float32).astype(dtype))
+            for key, array in {"W": W, "B": B}.items()
+        },
+    )
+
+
+def _on_engine(graph: Graph, x: np.ndarray, algorithm: str) -> np.ndarray:
+    isa = library.isa()
+    choices = {"conv": Choice(algorithm)}
+    lowered = lower(graph, {"x": x.shape}, isa=isa, choices=choices)
+    (step,) = lowered.steps[lowered.steps["kind"] == library.code("kinds", "conv")]
+    assert step["algorithm"] == library.code("algorithms", algorithm)
+    weights = np.zeros(lowered.blob + 64, np.uint8)
+    weights = weights[-weights.ctypes.data % 64 :][: lowered.blob]
+    fill(lowered, graph, isa, weights, 1)
+    plan = library.Plan(isa, lowered.steps, lowered.arena, weights, library.Pool(1))
+    y = np.empty(lowered.outputs[0][1], np.float32)
+    plan.run([x], [y])
+    return y
+
+
+def _error(found: np.ndarray, truth: np.ndarray) -> float:
+    return float(np.abs(found - truth).max() / np.abs(truth).max())
+
+
+@pytest.mark.parametrize("algorithm", BOUNDS)
+@pytest.mark.parametrize("C", CHANNELS)
+def test_a_convolution_is_as_near_as_its_algorithm_promises(C: int, algorithm: str) -> None:
+    x = np.random.default_rng(1).standard_normal((1, C, 15, 14), np.float32)
+    truth = Program(_conv(C, 48, np.float64), NumpySpace()).run({"x": x.astype(np.float64)})["y"]
+    found = _on_engine(_conv(C, 48, np.float32), x, algorithm)
+    assert _error(found, truth) < BOUNDS[algorithm]
+
+
+def test_more_products_saved_is_more_error() -> None:
+    """The bounds are no idle ones: F(4) errs by more than the definition does."""
+    x = np.random.default_rng(1).standard_normal((1, 256, 14, 14), np.float32)
+    truth = Program(_conv(256, 48, np.float64), NumpySpace()).run({"x": x.astype(np.float64)})["y"]
+    graph = _conv(256, 48, np.float32)
+    assert _error(_on_engine(graph, x, "winograd4"), truth) > 1.5 * _error(
+        _on_engine(graph, x, "direct"), truth
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18-v1", "resnet50-v1"])
+@pytest.mark.parametrize("precision", ["float32", "exact"])
+def test_a_whole_resnet_is_within_2e_5_of_float64(tmp_path, name: str, precision: str) -> None:
+    hubtool.zoo.sketch(name, tmp_path / "net.onnx")
+    graph = hubtool.read(tmp_path / "net.onnx")
+    x = np.random.default_rng(2).standard_normal((1, 3, 224, 224), np.float32)
+    model = hubtool.load(graph, backend="native", precision=precision, options={"tune": False})
+    assert _error(model(x), _in_float64(graph, x)) < 2e-5
+
+
+def _in_float64(graph: Graph, x: np.ndarray) -> np.ndarray:
+    wide = graph.copy()
+    wide.values.clear()
+    for known in (wide.inputs, wide.outputs):
+        known.update({k: Value("tensor", "float64", v.shape) for k, v in known.items()})
+    for name, tensor in wide.tensors.items():
+        if tensor.dtype == "float32":
+            wide.tensors[name] = Tensor.of(tensor.array.astype(np.float64))
+    return hubtool.load(wide, backend="numpy")(x.astype(np.float64))
