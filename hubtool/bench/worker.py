@@ -6,12 +6,14 @@ whoever runs next. It dies with its parent, however that ends, and is in a proce
 own, so that Ctrl-C reaches the parent only, which kills it.
 
 `threads` is told to the backend, and to the libraries that read it from the environment when they
-are loaded: BLAS (numpy) and XLA (jax).
+are loaded: BLAS (numpy) and XLA (jax). A benchmark brings what is no backend of ours by naming a
+function of its own, `Job.opener`, which is called in the worker and sets up what is timed there.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import pickle
@@ -21,9 +23,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,10 @@ class Job:
     """What a worker is to hold.
 
     source: a native folder; for a peer, which reads it by itself, an ONNX file.
-    inputs: name -> (dtype, shape).
+    inputs: name, dtype and shape of each.
+    options: the backend's own. environment: what the process is told besides.
+    opener: "path/of/file.py:function", for what is neither a backend nor a peer that one knows:
+    function(job, feeds) returns what is timed, which returns the outputs by name.
     """
 
     backend: str
@@ -64,6 +69,9 @@ class Job:
     threads: int | None
     inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
     seed: int
+    opener: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class WorkerError(Exception):
@@ -81,6 +89,7 @@ class Worker:
         environment = dict(os.environ)
         if job.threads is not None:
             environment.update(dict.fromkeys(POOLS, str(job.threads)))
+        environment.update(job.environment)
         own = Path(tempfile.mkdtemp(dir=place))
         self.errors, self.outputs = own / "errors", own / "outputs"
         command = [sys.executable, "-P", "-c", START]
@@ -171,15 +180,15 @@ def _serve(job: Job, outputs: Path, answer: Callable[..., None]) -> None:
     inputs = {name: Value("tensor", dtype, tuple(shape)) for name, dtype, shape in job.inputs}
     feeds = seeded_inputs(Graph([], inputs, {}, {}, meta={}), job.seed)
     started = time.perf_counter()
-    call = _loaded(job)
-    made = call(feeds)
+    call = _loaded(job, feeds)
+    made = call()
     answer(seconds=time.perf_counter() - started)
     for line in sys.stdin:
         if line.strip() == "run":
             taken: list[float] = []
             while not taken or sum(taken) < SPAN:
                 started = time.perf_counter()
-                made = call(feeds)
+                made = call()
                 taken.append(time.perf_counter() - started)
             # The first finds the caches as another process left them.
             answer(seconds=statistics.median(taken[1:] or taken))
@@ -190,10 +199,12 @@ def _serve(job: Job, outputs: Path, answer: Callable[..., None]) -> None:
             answer(peak=peak)
 
 
-def _loaded(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What runs the model: feeds in, outputs by name out."""
+def _loaded(job: Job, feeds: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """What runs the model on these feeds: outputs by name."""
     from hubtool.backends import PRECISIONS, get
 
+    if job.opener:
+        return _opener(job.opener)(job, feeds)
     if job.peer:
         if job.device != "cpu":
             raise BackendError(f"this peer is not measured on {job.device}")
@@ -201,7 +212,7 @@ def _loaded(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
         precision = PRECISIONS.get(job.precision, job.precision)
         run: Callable[[dict[str, Any]], dict[str, Any]]
         run = peer.open_file(job.source, job.threads, precision)
-        return run
+        return lambda: run(feeds)
     from hubtool.formats import native
     from hubtool.model import Model
 
@@ -211,8 +222,20 @@ def _loaded(job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
         device=job.device,
         threads=job.threads,
         precision=job.precision,
+        options=job.options,
     )
-    return model.run
+    return lambda: model.run(feeds)
+
+
+def _opener(named: str) -> Callable[[Job, dict[str, Any]], Callable[[], dict[str, Any]]]:
+    """The function "path/of/file.py:function"."""
+    path, _, function = named.rpartition(":")
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[Job, dict[str, Any]], Callable[[], dict[str, Any]]] = getattr(module, function)
+    return found
 
 
 def _short(error: Exception) -> str:
