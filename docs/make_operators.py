@@ -33,6 +33,7 @@ say it (docs/elixir.md). What fails, and why, stands in tests/conformance/known_
 
 TITLES = {
     "numpy": "numpy",
+    "native": "native",
     "torch": "torch",
     "xla": "XLA",
     "onnxruntime": "ONNX Runtime",

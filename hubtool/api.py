@@ -187,8 +187,10 @@ def load(
 ) -> Model:
     """A model that can be called, from a native folder, an .onnx file, a hub or a Graph.
 
-    backend: `hubtool.backends()` lists them; onnxruntime by default. threads: for one run.
-    precision: "fp32" (strict, the default), "tf32", "fp16", "bf16", where the backend has it.
+    backend: `hubtool.backends()` lists them; the fastest that is there by default, native before
+    onnxruntime. threads: for one run.
+    precision: "fp32" (strict, the default), "exact", "tf32", "fp16", "bf16", where the backend has
+    it.
     options: the backend's own, by name.
     hub, revision: where a model that is named by its id is fetched from, and which one.
     Raises what `read` raises, BackendError, and UnsupportedError with every layer that the backend
@@ -384,16 +386,30 @@ def classify(
     return vision.classify(model, image, top=top)
 
 
-def info(source: Source | Graph, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Table:
+def info(
+    source: Source | Graph,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    backend: str | None = None,
+) -> Table:
     """The layer table with its totals, for the model's own shapes or for those given.
 
-    Nothing is computed and no weight is touched. Raises InputError where the shapes do not fit.
+    backend: also prepare the model for that one, and give what it has to say: the layers that it
+    does not run as it does the others, each with the reason.
+    Without it nothing is computed and no weight is touched. Raises InputError where the shapes do
+    not fit, and with a backend what `load` raises.
 
     Example: `hubtool.info("resnet34", {"data": (8, 3, 224, 224)}).multiply_adds`
     """
+    from dataclasses import replace
+
     from hubtool.inspect import layer_table
 
-    return layer_table(source if isinstance(source, Graph) else read(source), shapes)
+    graph = source if isinstance(source, Graph) else read(source)
+    table = layer_table(graph, shapes)
+    if backend is None:
+        return table
+    return replace(table, notes=load(graph, backend=backend).notes)
 
 
 def check(source: Source, *, target: str | None = None) -> list[str]:

@@ -70,11 +70,15 @@ class Tensor:
     Strings are kept as an object array of str; every other dtype as a numpy array of that very
     dtype, the small ones (bfloat16, float8_*, int4, …) as those of ml_dtypes. `load` makes the
     array; it is called when the elements are first wanted, and once.
+
+    place: which bytes of which file the elements are, as that file is now; "" where they are in
+    memory. Equal places are equal elements, so what was made of them need not be made again.
     """
 
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], np.ndarray[Any, Any]]
+    place: str = ""
 
     @classmethod
     def of(cls, array: np.ndarray[Any, Any]) -> Tensor:

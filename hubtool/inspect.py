@@ -28,11 +28,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Every layer in running order, with what goes in and comes out."""
+    """Every layer in running order, with what goes in and comes out. notes: what the backend that
+    was asked for has to say of it; None where none was."""
 
     inputs: dict[str, str]
     outputs: dict[str, str]
     rows: list[Row]
+    notes: list[str] | None = None
 
     @property
     def parameters(self) -> int:
@@ -54,7 +56,7 @@ class Table:
                 "parameters": self.parameters,
                 "multiply_adds": self.multiply_adds,
             },
-        }
+        } | ({} if self.notes is None else {"notes": self.notes})
 
 
 def layer_table(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Table:

@@ -53,7 +53,7 @@ class Model:
     ) -> None:
         chosen_backend, chosen_device = _here.get() or _everywhere
         if backend is None:
-            backend, device = chosen_backend or default(), device or chosen_device
+            backend, device = chosen_backend or default(graph), device or chosen_device
         self.graph = graph
         self.backend = backend
         self.threads = threads

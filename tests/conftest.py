@@ -28,10 +28,13 @@ def pytest_runtest_makereport(item: Any, call: Any) -> Iterator[Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is kept between runs, such as compiled programs, is kept apart from the user's own."""
+    """What is kept between runs, such as compiled programs, is kept apart from the user's own; and
+    the native backend chooses its algorithms by rule, not by timing on a busy machine."""
     with pytest.MonkeyPatch.context() as patch:
         if "HUBTOOL_HOME" not in os.environ:
             patch.setenv("HUBTOOL_HOME", str(tmp_path_factory.mktemp("home")))
+        if "HUBTOOL_NATIVE_TUNE" not in os.environ:
+            patch.setenv("HUBTOOL_NATIVE_TUNE", "0")
         yield
 
 

@@ -55,7 +55,11 @@ DOORS: dict[str, str | tuple[str, ...]] = {
     "jinja2": "hub/server/web/",
     "markdown_it": "hub/server/web/",
     "nh3": "hub/server/web/",
-    "blake3": "hub/server/xet_",
+    "blake3": ("hub/server/xet_", "backends/native/kept.py"),
+    "ctypes": (
+        *("files.py", "backends/native/library.py"),
+        *("backends/onnxruntime.py", "bench/worker.py"),  # the address of memory, no library
+    ),
 }
 
 

@@ -66,6 +66,21 @@ def onnx_file(native: Path, tmp_path: Path) -> Path:
     return tmp_path / "bright.onnx"
 
 
+def test_info_tells_what_a_backend_runs_apart(native: Path, tmp_path: Path) -> None:
+    assert run("info", native, "--backend", "native").stdout.endswith(
+        "native: all layers run as one\n"
+    )
+    graph = hubtool.read(native)
+    graph.layers.append(Layer("top", "Hardmax", {"input": "y"}, ["z"], {"axis": -1}))
+    graph.outputs = {"z": graph.outputs["y"]}
+    hubtool.save(graph, tmp_path / "apart")
+    told = run("info", tmp_path / "apart", "--backend", "native").stdout
+    assert told.endswith("native: Hardmax 'top': no kernel\n")
+    table = json.loads(run("info", tmp_path / "apart", "--backend", "native", "--json").stdout)
+    assert table["notes"] == ["Hardmax 'top': no kernel"]
+    assert "there is no backend 'nativ'" in run("info", native, "--backend", "nativ", code=1).stderr
+
+
 def test_convert_info_check_run_export_in_a_row(onnx_file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "again"
     assert "verified    passed" in run("convert", onnx_file, folder).stdout
@@ -205,7 +220,7 @@ def test_a_traceback_is_shown_with_debug_only(tmp_path: Path) -> None:
 
 
 def test_a_fault_of_our_own_is_called_that(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hubtool, "info", lambda *_: 1 / 0)
+    monkeypatch.setattr(hubtool, "info", lambda *_, **__: 1 / 0)
     result = run("info", native, code=1)
     assert "This is a fault in hubtool" in result.stderr
 

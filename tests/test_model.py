@@ -14,7 +14,7 @@ import hubtool
 from hubtool import Graph, InputError, Layer, Model, Tensor, Value
 from hubtool.errors import BackendError, RunError, UnsupportedError
 
-BACKENDS = ["numpy", "torch", "xla", "onnxruntime"]
+BACKENDS = ["numpy", "native", "torch", "xla", "onnxruntime"]
 
 
 def affine() -> Graph:
@@ -181,7 +181,7 @@ def test_to_makes_another_model_and_leaves_this_one() -> None:
 
 def test_the_default_backend_is_chosen_by_block_thread_and_task() -> None:
     graph = affine()
-    assert Model(graph).backend == "onnxruntime"
+    assert Model(graph).backend == "native"
     seen: dict[str, str] = {}
 
     def elsewhere() -> None:
@@ -201,9 +201,9 @@ def test_the_default_backend_is_chosen_by_block_thread_and_task() -> None:
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
-    assert seen["thread"] == "onnxruntime"
+    assert seen["thread"] == "native"
     assert asyncio.run(both()) == ["numpy", "torch"]
-    assert Model(graph).backend == "onnxruntime"
+    assert Model(graph).backend == "native"
 
 
 def test_set_default_backend_holds_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from hubtool import zoo
 from hubtool.backends.onnxruntime import run_file
 from hubtool.formats.onnx.read import read
 
-BACKENDS = ["numpy", "torch", "onnxruntime"]
+BACKENDS = ["numpy", "native", "torch", "onnxruntime"]
 PICTURE = np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32)
 
 MUTANTS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {

@@ -18,7 +18,7 @@ from hubtool.backends.onnxruntime import run_file
 from hubtool.graph import Graph
 
 TOLERANCE = 1e-5
-BACKENDS = ["numpy", "torch", "xla", "onnxruntime", "openvino"]
+BACKENDS = ["numpy", "native", "torch", "xla", "onnxruntime", "openvino"]
 NAMES = [model.name for model in zoo.models() if not model.quantized]
 
 

@@ -34,7 +34,7 @@ from hubtool.graph import Graph, TensorRef, Value
 from hubtool.interpreter import Program
 from hubtool.meta import infer_shapes
 
-BACKENDS = ["numpy", "torch", "onnxruntime"]
+BACKENDS = ["numpy", "native", "torch", "onnxruntime"]
 ANY = Value("tensor", "", None)
 
 

@@ -12,6 +12,8 @@ A backend is a module with these names:
     precisions(device) -> list[str]   how float32 may be computed there, the strict one first
     prepare(graph, device, threads, precision, options) -> Runner
     put(array, device) -> array       any library's array as one of its own on that device
+    suits(graph) -> bool              whether it has kernels for what takes time in the graph; may
+                                      be absent where it has for all
 
 `prepare` does once what need not be done at every run: passes, moving weights, choosing kernels.
 It raises, with the whole list, where the graph holds what the backend cannot do; nothing falls
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 BACKENDS = {
+    "native": "hubtool.backends.native.backend",
     "onnxruntime": "hubtool.backends.onnxruntime",
     "openvino": "hubtool.backends.openvino",
     "torch": "hubtool.backends.torch",
@@ -58,13 +61,14 @@ BACKENDS = {
 """Backend name -> its module, in order of display."""
 
 PREFERRED = ("native", "onnxruntime", "numpy")
-"""What runs a model where nobody chose: the first of these that is there."""
+"""What runs a model where nobody chose: the first of these that is there and has kernels for it."""
 
 
 PRECISIONS = {"fp32": "float32", "tf32": "tf32", "fp16": "float16", "bf16": "bfloat16"}
 """How a model's float32 is computed, by the short name that may be said instead. float32 is
 strict; tf32 rounds the factors of products to 10 bits of mantissa; float16 and bfloat16 hold
-weights and values between layers so too. Inputs and outputs keep their types."""
+weights and values between layers so too. "exact", which is the native backend's, is float32 that
+only sums products, without Winograd's algorithm. Inputs and outputs keep their types."""
 
 
 class Runner(Protocol):
@@ -141,10 +145,14 @@ def get(name: str) -> Backend:
     return backend
 
 
-def default() -> str:
-    """The backend that is used where none is chosen: the fastest that is there."""
+def default(graph: Graph | None = None) -> str:
+    """The backend that is used where none is chosen: the fastest that is there; for a graph whose
+    heavy layers are none of native's, the next."""
     for name in PREFERRED:
-        if name in BACKENDS and module(name).available() is None:
+        if name not in BACKENDS or module(name).available() is not None:
+            continue
+        suits = getattr(module(name), "suits", None)
+        if graph is None or suits is None or suits(graph):
             return name
     return "numpy"
 

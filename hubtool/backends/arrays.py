@@ -7,13 +7,14 @@ is moved only where somebody asked for it by name (`hubtool.transfer`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hubtool.dtypes import DTYPES, numpy_dtype
 
-__all__ = ["described", "device_of", "host", "library", "shared"]
+__all__ = ["described", "device_of", "host", "library", "owned", "shared"]
 
 DEVICES = {
     1: "cpu",
@@ -81,3 +82,14 @@ def host(value: Any) -> Any:
     if hasattr(value, "__dlpack__"):
         return np.from_dlpack(value, device="cpu")
     raise TypeError(f"{type(value).__name__} has neither __array__ nor __dlpack__")
+
+
+def owned(value: Any, given: Sequence[np.ndarray[Any, Any]]) -> Any:
+    """A value of numpy's in memory of its own: neither a feed's nor a weight's, which is known by
+    being read-only."""
+    if isinstance(value, list):
+        return [owned(item, given) for item in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    shared = not value.flags.writeable or any(np.may_share_memory(value, feed) for feed in given)
+    return value.copy() if shared else value

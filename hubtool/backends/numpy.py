@@ -22,7 +22,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from hubtool.backends import build, unknown_device
-from hubtool.backends.arrays import host
+from hubtool.backends.arrays import host, owned
 from hubtool.dtypes import BITS
 from hubtool.graph import Graph
 from hubtool.interpreter import HostSpace, Program
@@ -96,7 +96,7 @@ class Runner:
     def run(self, feeds: Mapping[str, Any], keep: bool = False) -> dict[str, Any]:
         """The outputs by name, in graph order; none shares memory with a feed or a weight."""
         given = [feed for feed in feeds.values() if isinstance(feed, np.ndarray)]
-        return {key: _own(value, given) for key, value in self.program.run(feeds).items()}
+        return {key: owned(value, given) for key, value in self.program.run(feeds).items()}
 
 
 def prepare(
@@ -114,16 +114,6 @@ def prepare(
 def _check(device: str) -> None:
     if device not in devices():
         raise unknown_device(name, device, devices())
-
-
-def _own(value: Any, given: Sequence[Array]) -> Any:
-    """The value in memory of its own. Weights are known by being read-only."""
-    if isinstance(value, list):
-        return [_own(item, given) for item in value]
-    if not isinstance(value, np.ndarray):
-        return value
-    shared = not value.flags.writeable or any(np.may_share_memory(value, feed) for feed in given)
-    return value.copy() if shared else value
 
 
 def _conv(

@@ -15,14 +15,14 @@ compiled, and others mean compiling anew. Parts are made as long as the order of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hubtool.graph import Graph, Layer, TensorRef, Value, captures, names_read
 from hubtool.ops import Op, dtypes_made, lookup
 from hubtool.passes.fold_constants import RANDOM
 
-__all__ = ["Part", "Plan", "plan", "read_as_numbers"]
+__all__ = ["Part", "Plan", "plan", "read_as_numbers", "split"]
 
 HOST, DEVICE, TEXT = "host", "device", "text"
 """Where a value is while a part is traced: at hand in numpy; an array of which only shape and
@@ -38,7 +38,8 @@ TURNING = frozenset({"Loop", "Scan", "SequenceMap"})
 @dataclass(frozen=True)
 class Part:
     """Consecutive layers as a graph of their own: its inputs and outputs are what they read and
-    what others read of them. compiled: by XLA, rather than run layer by layer."""
+    what others read of them. compiled: made into one, rather than run layer by layer.
+    drops: the values that no later part reads."""
 
     graph: Graph
     compiled: bool
@@ -63,14 +64,19 @@ def plan(graph: Graph, overridden: Collection[str] = ()) -> Plan:
     places = {name: _place_of_input(name, value, static) for name, value in graph.inputs.items()}
     view = _View(graph, places, overridden)
     reasons = [view.visit(layer) for layer in graph.layers]
-    levels = _levels(graph, [bool(reason) for reason in reasons])
     eager = [
         f"{layer.op} '{layer.name}': {reason}"
         for layer, reason in zip(graph.layers, reasons, strict=True)
         if reason
     ]
     host = frozenset(name for name, place in view.places.items() if place == HOST)
-    return Plan(_parts(graph, levels), static, host, eager)
+    return Plan(split(graph, [bool(reason) for reason in reasons]), static, host, eager)
+
+
+def split(graph: Graph, eager: Sequence[bool]) -> list[Part]:
+    """The graph in parts, as few as the order of the layers allows. eager: for each layer, whether
+    it cannot be compiled."""
+    return _parts(graph, _levels(graph, eager))
 
 
 def _place_of_input(name: str, value: Value, static: Collection[str]) -> str:
@@ -214,7 +220,7 @@ def _listed(names: str | list[str] | None) -> list[str]:
     return [names] if isinstance(names, str) else [name for name in names or [] if name]
 
 
-def _levels(graph: Graph, eager: list[bool]) -> list[int]:
+def _levels(graph: Graph, eager: Sequence[bool]) -> list[int]:
     """For each layer the number of its part: even ones are compiled, odd ones eager."""
     level_of: dict[str, int] = {}
     levels = []

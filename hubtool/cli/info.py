@@ -24,12 +24,14 @@ __all__ = ["info"]
 @shape_option
 @hub_option
 @click.option("--revision", help="Of a model on a hub: a branch, tag or commit.")
+@click.option("--backend", help="Tell which layers that backend runs apart, and why.")
 @json_option
 def info(
     model: str,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     hub: str | None,
     revision: str | None,
+    backend: str | None,
     as_json: bool,
 ) -> None:
     """Show the layers of MODEL (a folder or an .onnx file) with their totals; or, where MODEL is
@@ -41,16 +43,21 @@ def info(
     from hubtool.hub.address import is_name
 
     on_hub = hub is not None or revision is not None
-    if on_hub or (is_name(model) and not shapes and not Path(model).exists()):
-        if shapes:
-            raise click.UsageError("--shape is for a folder or an .onnx file: pull the model first")
+    if on_hub or (is_name(model) and not shapes and not backend and not Path(model).exists()):
+        if shapes or backend:
+            asked = "--shape" if shapes else "--backend"
+            raise click.UsageError(
+                f"{asked} is for a folder or an .onnx file: pull the model first"
+            )
         _on_hub(model, hub, revision, as_json)
     else:
-        _layers(model, dict(shapes), as_json)
+        _layers(model, dict(shapes), backend, as_json)
 
 
-def _layers(model: str, shapes: dict[str, tuple[int, ...]], as_json: bool) -> None:
-    table = hubtool.info(model, shapes)
+def _layers(
+    model: str, shapes: dict[str, tuple[int, ...]], backend: str | None, as_json: bool
+) -> None:
+    table = hubtool.info(model, shapes, backend=backend)
     if as_json:
         print_json(table.to_json())
         return
@@ -61,6 +68,10 @@ def _layers(model: str, shapes: dict[str, tuple[int, ...]], as_json: bool) -> No
     for kind, values in (("input", table.inputs), ("output", table.outputs)):
         for name, value in values.items():
             click.echo(f"{kind} {name}: {value}")
+    for note in table.notes or []:
+        click.echo(f"{backend}: {note}")
+    if table.notes == []:
+        click.echo(f"{backend}: all layers run as one")
 
 
 def _on_hub(name: str, hub: str | None, revision: str | None, as_json: bool) -> None:

@@ -16,7 +16,7 @@ __all__ = ["run"]
 @click.command(epilog="Example: hubtool run resnet34 cat.jpg --backend torch")
 @click.argument("model")
 @click.argument("file")
-@click.option("--backend", help="One of `hubtool backends`; onnxruntime by default.")
+@click.option("--backend", help="One of `hubtool backends`; the fastest that is there by default.")
 @click.option("--device", help="Where: cpu, cuda, cuda:1 …")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads for one run.")
 @click.option("--top", type=click.IntRange(min=1), default=5, help="So many classes (5).")

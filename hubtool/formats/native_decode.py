@@ -189,7 +189,8 @@ class _Decoder:
             ]
         else:
             found = [self._stored(key, form, stored_shape(dtype, shape), what)]
-        return Tensor(dtype, shape, partial(unpack, dtype, shape, f"{self.source}: {what}", found))
+        load = partial(unpack, dtype, shape, f"{self.source}: {what}", found)
+        return Tensor(dtype, shape, load, " ".join(entry.place for entry in found))
 
     def _stored(self, key: str, form: str, shape: tuple[int, ...], what: str) -> Stored:
         """What the weights hold under this key; a problem if it is not of that form and shape."""

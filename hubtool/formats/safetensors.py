@@ -74,11 +74,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor found in a file: what the header says of it, and its bytes, mapped read-only."""
+    """A tensor found in a file: what the header says of it, and its bytes, mapped read-only.
+
+    place: which file as it is now, and where in it."""
 
     dtype: str
     shape: tuple[int, ...]
     data: Bytes
+    place: str = ""
 
 
 def write(path: Path, parts: Iterable[Part], metadata: Mapping[str, str]) -> tuple[str, int]:
@@ -141,7 +144,8 @@ def read(file: io.BufferedReader) -> dict[str, Stored]:
     Every fact in the header is checked against the file before any of it is believed. Raises
     ReadError with everything that is wrong.
     """
-    size = os.fstat(file.fileno()).st_size
+    status = os.fstat(file.fileno())
+    size = status.st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         raise ReadError(
@@ -169,8 +173,15 @@ def read(file: io.BufferedReader) -> dict[str, Stored]:
         raise ReadError("no safetensors file", problems=problems)
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     data = np.frombuffer(mapped, np.uint8)[8 + length :]
+    stamp = (status.st_dev, status.st_ino, size, status.st_mtime_ns, status.st_ctime_ns)
+    known = ":".join(map(str, stamp))
     return {
-        key: Stored(entry["dtype"], tuple(entry["shape"]), data[slice(*entry["data_offsets"])])
+        key: Stored(
+            entry["dtype"],
+            tuple(entry["shape"]),
+            data[slice(*entry["data_offsets"])],
+            f"{known}:{entry['data_offsets'][0]}",
+        )
         for key, entry in header.items()
     }
 

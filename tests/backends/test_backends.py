@@ -37,7 +37,7 @@ def stub(monkeypatch):
     """A backend 'native' that is there or not, as one says."""
 
     def make(reason: str | None) -> types.ModuleType:
-        made = types.ModuleType("hubtool.backends.native")
+        made = types.ModuleType("hubtool.backends.native.backend")
         made.available = lambda: reason
         monkeypatch.setitem(BACKENDS, "native", made.__name__)
         monkeypatch.setitem(sys.modules, made.__name__, made)
@@ -90,7 +90,7 @@ def test_a_backend_that_is_not_there_says_why(stub):
 
 
 def test_the_fastest_that_is_there_is_the_default(stub, monkeypatch):
-    assert default() == "onnxruntime"
+    assert default() == "native"
     stub("not built")
     assert default() == "onnxruntime"
     stub(None)

@@ -13,7 +13,7 @@ from .suite import Case
 
 __all__ = ["BACKENDS", "FILES", "known_failures", "runs"]
 
-BACKENDS = ("numpy", "torch", "xla", "onnxruntime", "openvino", "strict")
+BACKENDS = ("numpy", "native", "torch", "xla", "onnxruntime", "openvino", "strict")
 FILES = Path(__file__).with_name("known_failures")
 
 

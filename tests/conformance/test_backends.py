@@ -17,8 +17,9 @@ def test_the_suite_has_2018_cases_of_200_operators() -> None:
     assert len(set().union(*(case.operators for case in cases().values()))) == 200
 
 
-def test_numpy_passes_all() -> None:
-    assert known_failures("numpy") == {}
+@pytest.mark.parametrize("backend", ["numpy", "native"])
+def test_what_falls_back_to_definitions_passes_all(backend: str) -> None:
+    assert known_failures(backend) == {}
 
 
 @pytest.mark.parametrize("path", sorted(FILES.glob("*.txt")), ids=lambda path: path.stem)

@@ -1,8 +1,8 @@
 """From drafts to a plan: strides and offsets for every buffer, weights in one blob, steps as bytes.
 
 Pixels lie at multiples of 16 elements, so that the kernels may write whole vectors; where that
-distance would be a multiple of 2048 bytes, the pixels of a tile would meet in one or two sets of
-the first cache (at stride 2 in one), and 16 elements more keep them apart. What a Concat has taken in lies in the buffer of the Concat.
+distance would be a multiple of 2048 bytes, a tile's pixels would meet in one or two sets of the
+first cache, and 16 elements more keep them apart. What a Concat has taken in lies in its buffer.
 """
 
 from __future__ import annotations
