@@ -17,8 +17,6 @@
 
 namespace hubtool::HUBTOOL_ISA {
 
-typedef uint32_t Bits __attribute__((vector_size(LANES * 4)));
-
 // One max or min instruction each, and a NaN in `v` goes through. (Where `low` is a constant zero,
 // GCC makes three of the ternary; its unmasked AVX-512 intrinsics warn of their own innards.)
 HUBTOOL_INLINE Vec at_least(Vec low, Vec v) {

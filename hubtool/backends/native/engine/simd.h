@@ -25,6 +25,7 @@ constexpr int BLOCK = 2 * LANES;   // the output channels of a tile
 
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t Int __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Bits __attribute__((vector_size(LANES * 4))); // these may overflow
 typedef uint16_t Half __attribute__((vector_size(LANES * 2)));
 
 struct bf16 { uint16_t bits; };
@@ -42,19 +43,17 @@ HUBTOOL_INLINE void store(float *p, Vec v) { std::memcpy(p, &v, sizeof v); }
 HUBTOOL_INLINE Vec load(const bf16 *p) {
     Half h;
     std::memcpy(&h, p, sizeof h);
-    return (Vec)(__builtin_convertvector(h, Int) << 16);
+    return (Vec)(__builtin_convertvector(h, Bits) << 16);
 }
 HUBTOOL_INLINE void store(bf16 *p, Vec v) {
 #if defined(__AVX512BF16__)
     auto h = _mm512_cvtneps_pbh((__m512)v);
     std::memcpy(p, &h, sizeof h);
 #else
-    Int i = (Int)v;
-    Int odd = (i >> 16) & 1;
-    Int rounded = i + 0x7fff + odd;
-    Int nan = v != v;
-    rounded = (nan & ((i >> 16 | 0x40) << 16)) | (~nan & rounded);
-    Half h = __builtin_convertvector((rounded >> 16) & 0xffff, Half);
+    Bits i = (Bits)v, upper = i >> 16;
+    Bits rounded = (i + 0x7fff + (upper & 1)) >> 16;
+    Bits nan = (Bits)(v != v);
+    Half h = __builtin_convertvector((nan & (upper | 0x40)) | (~nan & rounded), Half);
     std::memcpy(p, &h, sizeof h);
 #endif
 }
