@@ -27,14 +27,12 @@ bool can(const std::string &isa) {
     return isa == "portable";
 }
 
-bool has_bf16() {
 #if !defined(HUBTOOL_PORTABLE_ONLY)
+bool has_bf16() {
     __builtin_cpu_init();
     return __builtin_cpu_supports("avx512bf16");
-#else
-    return false;
-#endif
 }
+#endif
 
 const Kernels *kernels_of(const char *isa) {
     if (!can(isa)) return nullptr;

@@ -100,10 +100,10 @@ inline void run_lrn(const Call &call, Pool::Team &team) {
     const Either x(call.x, step.x), y(call.y, step.y);
     const int64_t channels = step.y.c, size = step.kh, before = (size - 1) / 2;
     const float alpha = float(step.a / double(size)), beta = float(step.b), bias = float(step.d);
-    const size_t length = size_t(size + up_to(channels, LANES) + LANES);
-    std::vector<std::vector<float>> rows(size_t(team.size()), std::vector<float>(length));
+    const int64_t length = size + up_to(channels, LANES) + LANES;
+    std::vector<float> rows(size_t(team.size() * length));
     for_every_pixel(team, step.x, step.y, [&](int64_t from, int64_t to, int worker) {
-        float *squares = rows[size_t(worker)].data() + before;
+        float *squares = rows.data() + worker * length + before;
         auto get = [&](int64_t c, int count) {
             return count == LANES ? x.get(from + c) : x.get_some(from + c, count);
         };
