@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
+from hubtool.backends.native.lower import LOWER
 from hubtool.cli import cli
 
 ROOT = Path(__file__).parents[1]
@@ -56,3 +57,36 @@ def test_the_readme_names_every_command() -> None:
                 name.split()[:3]
             )  # of `hubtool hub users ls` and add and rm one is enough
             assert group in text, name
+
+
+def section(page: str, heading: str) -> str:
+    """What stands under a heading of the second rank."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def first_column(text: str) -> list[str]:
+    """The names in the first column of the tables in a text."""
+    rows = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+
+
+def test_the_engines_page_names_every_operator_with_a_kernel_and_no_other() -> None:
+    assert sorted(first_column(section("engine.md", "Operators"))) == sorted(LOWER)
+
+
+def test_the_engines_page_names_every_variable_that_is_read() -> None:
+    code = [*(ROOT / "hubtool" / "backends" / "native").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in code]
+    read = {name for text in texts for name in re.findall(r"HUBTOOL_NATIVE_\w+", text)}
+    assert {*first_column(section("engine.md", "Environment variables"))} == read
+
+
+def test_links_into_a_page_lead_to_a_heading() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", text):
+            there = (page.parent / target if target else page).read_text(encoding="utf-8")
+            headings = re.findall(r"^#+ (.+)$", there, re.MULTILINE)
+            plain = [re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings]
+            assert anchor in plain, f"{page.name}: {target}#{anchor}"

@@ -45,6 +45,9 @@ OPTIONS: Mapping[str, str] = {
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "com.microsoft.FusedConv"})
 """The operators that take a model's time, where the engine has kernels for them."""
 
+OWN = PRODUCTS | {"com.microsoft.Gelu"}
+"""With those of other domains for which it has one too."""
+
 ELSEWHERE = frozenset(
     {
         "Attention",
@@ -101,7 +104,7 @@ def suits(graph: Graph) -> bool:
     """Whether the engine has kernels for what takes time in a graph: no heavy layer would stay with
     numpy, because of its operator, its element type (float32 is ours) or its rank."""
     for layer in graph.layers:
-        if layer.op in ELSEWHERE or ("." in layer.op and layer.op not in PRODUCTS):
+        if layer.op in ELSEWHERE or ("." in layer.op and layer.op not in OWN):
             return False
         if layer.op in PRODUCTS:
             for name in (*layer.reads(), layer.outputs[0]):

@@ -272,10 +272,11 @@ def _reached(steps: Array, where: str) -> list[int]:
     """For each of the caller's arrays, the bytes up to the last one that the steps touch."""
     number, ends = code("where", where), dict[int, int]()
     for operand in "xyz":
-        views = steps[operand]
-        for view in views[views["where"] == number]:
+        for step in steps[steps[operand]["where"] == number]:
+            view = step[operand]
             n, h, w, c = (int(view[size]) for size in "nhwc")
             last = (n - 1) * view["image"] + (h - 1) * view["row"] + (w - 1) * view["pixel"] + c
             end = int(view["offset"]) + 4 * max(int(last), n * h * w * c)
+            end += int(view["next"]) * (int(step["turns"]) - 1 if step["group"] else 0)
             ends[int(view["index"])] = max(end, ends.get(int(view["index"]), 0))
     return [ends.get(index, 0) for index in range(max(ends, default=-1) + 1)]

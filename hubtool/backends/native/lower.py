@@ -33,6 +33,7 @@ from hubtool.backends.native.lower_build import (
     Unlowerable,
 )
 from hubtool.backends.native.lower_layout import Packing, choose, laid, packings, steps_of
+from hubtool.backends.native.lower_turns import in_turns
 from hubtool.graph import Graph, Layer
 
 __all__ = ["Choice", "Lowered", "Packing", "Unlowerable", "fill", "lower", "reason_against"]
@@ -120,6 +121,7 @@ def lower(
         except Unlowerable as error:
             raise Unlowerable(f"{layer.op} '{layer.name}': {error}") from error
     outputs = _exported(builder)
+    in_turns(builder.drafts)
     arena = laid(builder.drafts)
     steps = steps_of(builder.drafts)
     possible = choose(steps, builder.drafts, isa, exact, choices or {})

@@ -34,6 +34,7 @@ __all__ = [
     "Flat",
     "Key",
     "Ref",
+    "Turns",
     "Unlowerable",
     "Weights",
     "picture_key",
@@ -72,7 +73,8 @@ class Buffer:
     to 15 elements past its last channel. single: float32 in every precision.
     halo: top, left, bottom, right.
     parent, channel: the buffer of which this is a range of channels, and where that starts.
-    content: the elements, where they are weights.
+    content: the elements, where they are weights. whole: it holds the batch, while the steps that
+    use it see some images at a time.
     """
 
     n: int
@@ -92,6 +94,7 @@ class Buffer:
     channel: int = 0
     children: int = 0
     content: Array | None = None
+    whole: bool = False
     pixel: int = 0
     row: int = 0
     image: int = 0
@@ -162,6 +165,22 @@ class Draft:
     d: float = 0.0
     W: Weights | None = None
     bias: Weights | None = None
+    turns: Turns | None = None
+
+    def operands(self) -> list[Ref]:
+        """What it reads and writes."""
+        return [ref for ref in (self.x, self.y, self.z) if ref is not None]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Steps `first` to `last` go through the batch in turns, `images` at a time."""
+
+    number: int
+    first: int
+    last: int
+    images: int
+    count: int
 
 
 def picture_key(shape: Shape) -> Key:

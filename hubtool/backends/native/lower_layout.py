@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from hubtool.backends.native import library
-from hubtool.backends.native.lower_build import Buffer, Choice, Draft, Ref, Unlowerable
+from hubtool.backends.native.lower_build import (
+    Buffer,
+    Choice,
+    Draft,
+    Ref,
+    Turns,
+    Unlowerable,
+)
 from hubtool.backends.native.memory import place, rounded_up
 
 __all__ = ["Packing", "choose", "default_choice", "laid", "packings", "steps_of"]
@@ -45,14 +52,16 @@ def laid(drafts: Sequence[Draft]) -> int:
     """Give every buffer of the arena its strides and its offset; the bytes of the arena."""
     lives: dict[int, list[Any]] = {}
     for index, draft in enumerate(drafts):
-        for ref in (draft.x, draft.y, draft.z):
-            if ref is None:
-                continue
+        for ref in draft.operands():
             root, _ = ref.buffer.root()
             if id(root) not in lives:
                 _stride(root)
                 lives[id(root)] = [root, index, index]
-            lives[id(root)][2] = index
+            life = lives[id(root)]
+            life[2] = max(life[2], index)
+            if draft.turns is not None and root.whole:  # every turn comes back to it
+                life[1] = min(life[1], draft.turns.first)
+                life[2] = max(life[2], draft.turns.last)
     inside = [life for life in lives.values() if life[0].where == "arena"]
     offsets, arena = place([(_bytes(root), first, last) for root, first, last in inside])
     for (root, _, _), offset in zip(inside, offsets, strict=True):
@@ -82,7 +91,7 @@ def _bytes(root: Buffer) -> int:
     return root.n * root.image * SIZE[root.type]
 
 
-def _view(ref: Ref | None) -> dict[str, int]:
+def _view(ref: Ref | None, turns: Turns | None) -> dict[str, int]:
     """The fields of a View; all zeros where there is none."""
     if ref is None:
         return {}
@@ -112,6 +121,7 @@ def _view(ref: Ref | None) -> dict[str, int]:
         "left": left + ref.left,
         "bottom": bottom if whole else bottom + root.h - ref.top - ref.h,
         "right": right if whole else right + root.w - ref.left - ref.w,
+        "next": turns.images * image * SIZE[root.type] if turns and root.whole else 0,
     }
 
 
@@ -129,9 +139,11 @@ def steps_of(drafts: Sequence[Draft]) -> Array:
     rows, numbers = [], []
     for draft in drafts:
         own = {**defaults, "kind": kinds[draft.kind], "act": acts[draft.act], **draft.fields}
+        if draft.turns is not None:
+            own |= {"group": draft.turns.number, "turns": draft.turns.count}
         row = [own.get(field, 0) for field in step_fields]
         for ref in (draft.x, draft.y, draft.z):
-            view = _view(ref)
+            view = _view(ref, draft.turns)
             row += [view.get(field, 0) for field in view_fields]
         rows.append(row)
         numbers.append((draft.a, draft.b, draft.d))

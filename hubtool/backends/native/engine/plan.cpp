@@ -1,5 +1,6 @@
 #include "plan.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
@@ -90,30 +91,40 @@ bool Plan::run(void *const *inputs, void *const *outputs, double *seconds) {
     Memory memory = borrow();
     if (!memory) return false;
     char *arena = memory.get(), *scratch = arena + arena_;
-    auto at = [&](const View &v) -> char * {
+    auto at = [&](const View &v, int64_t turn) -> char * {
+        const int64_t offset = v.offset + turn * v.next;
         switch (v.where) {
-        case ARENA: return arena + v.offset;
-        case WEIGHTS: return const_cast<char *>(weights_) + v.offset;
-        case INPUT: return static_cast<char *>(inputs[v.index]) + v.offset;
-        case OUTPUT: return static_cast<char *>(outputs[v.index]) + v.offset;
+        case ARENA: return arena + offset;
+        case WEIGHTS: return const_cast<char *>(weights_) + offset;
+        case INPUT: return static_cast<char *>(inputs[v.index]) + offset;
+        case OUTPUT: return static_cast<char *>(outputs[v.index]) + offset;
         default: return nullptr;
         }
     };
+    auto run_step = [&](const Step &step, int64_t turn, Pool::Team &team) {
+        const char *weights = step.weights < 0 ? nullptr : weights_ + step.weights;
+        const char *bias = step.bias < 0 ? nullptr : weights_ + step.bias;
+        const Call call{step, at(step.x, turn), at(step.y, turn), at(step.z, turn), weights,
+                        reinterpret_cast<const float *>(bias), scratch, scratch_};
+        fill_halo(step.y, static_cast<char *>(call.y), team);
+        kernels_.run[step.kind](call, team);
+    };
     {
         Pool::Team team(pool_);
+        if (seconds) std::fill_n(seconds, steps_.size(), 0.0);
         auto before = std::chrono::steady_clock::now();
-        for (const Step &step : steps_) {
-            const char *weights = step.weights < 0 ? nullptr : weights_ + step.weights;
-            const char *bias = step.bias < 0 ? nullptr : weights_ + step.bias;
-            const Call call{step, at(step.x), at(step.y), at(step.z), weights,
-                            reinterpret_cast<const float *>(bias), scratch, scratch_};
-            fill_halo(step.y, static_cast<char *>(call.y), team);
-            kernels_.run[step.kind](call, team);
-            if (seconds) {
-                const auto now = std::chrono::steady_clock::now();
-                *seconds++ = std::chrono::duration<double>(now - before).count();
-                before = now;
-            }
+        for (size_t first = 0, end; first < steps_.size(); first = end) {
+            for (end = first + 1; end < steps_.size() && steps_[first].group
+                                  && steps_[end].group == steps_[first].group;) ++end;
+            const int64_t turns = steps_[first].group ? steps_[first].turns : 1;
+            for (int64_t turn = 0; turn < turns; ++turn)
+                for (size_t index = first; index < end; ++index) {
+                    run_step(steps_[index], turn, team);
+                    if (!seconds) continue;
+                    const auto now = std::chrono::steady_clock::now();
+                    seconds[index] += std::chrono::duration<double>(now - before).count();
+                    before = now;
+                }
         }
     }
     give_back(std::move(memory));

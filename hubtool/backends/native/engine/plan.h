@@ -28,7 +28,8 @@ enum Type : int64_t { F32, BF16 };
     X(type)   /* Type of the elements */                                                      \
     X(n) X(h) X(w) X(c)                                                                       \
     X(pixel) X(row) X(image) /* from one to the next, in elements */                          \
-    X(top) X(left) X(bottom) X(right) /* the halo, in pixels */
+    X(top) X(left) X(bottom) X(right) /* the halo, in pixels */                               \
+    X(next)   /* bytes to where the next turn's images are; 0 where every turn has the same */
 
 #define HUBTOOL_FIELD(name) int64_t name;
 
@@ -76,7 +77,10 @@ namespace act { enum Act : int64_t { HUBTOOL_ACTIVATIONS(HUBTOOL_ENUM) count }; 
 namespace binary { enum Binary : int64_t { HUBTOOL_BINARIES(HUBTOOL_ENUM) count }; }
 namespace spread { enum Spread : int64_t { HUBTOOL_SPREADS(HUBTOOL_ENUM) count }; }
 
+// Consecutive steps with one `group` that is not 0 are run in `turns`: some images at a time go
+// through all of them, so that what lies between the steps stays in the cache.
 #define HUBTOOL_STEP(X)                                                                       \
+    X(group) X(turns)                                                                         \
     X(kind) X(algorithm) X(op) X(spread) X(flip) X(act)                                       \
     X(weights) X(bias)             /* offsets in bytes in the weights; -1: none */            \
     X(kh) X(kw) X(sh) X(sw) X(dh) X(dw) /* kernel, stride, dilation */                        \
