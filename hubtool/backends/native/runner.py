@@ -119,9 +119,15 @@ class Source:
         # What a caller may feed is no weight that a plan could hold.
         open_ = {k: t for k, t in ready.tensors.items() if k not in ready.inputs}
         parts, notes = parts_of(replace(ready, tensors=open_))
+        crossing = {name for part in parts for name in (*part.graph.inputs, *part.graph.outputs)}
         outline = Outline(
             [
-                ([*part.graph.inputs], [*part.graph.outputs], [*part.drops], part.compiled)
+                (
+                    [*part.graph.inputs],
+                    [*part.graph.outputs],
+                    [name for name in part.drops if name in crossing],
+                    part.compiled,
+                )
                 for part in parts
             ],
             [*constants],

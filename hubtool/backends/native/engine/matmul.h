@@ -33,7 +33,7 @@ HUBTOOL_INLINE Vec once(Vec v) {
     return v;
 }
 
-constexpr int64_t AHEAD = 4; // rows of x that are asked of memory before they are wanted
+constexpr int64_t AHEAD = 16; // rows of x that are asked of memory before they are wanted
 
 // R rows times N columns, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
 template <int R, int N>
