@@ -14,6 +14,7 @@ from hubtool import Graph, Layer, Tensor, Value
 from hubtool.backends.native import library
 from hubtool.backends.native.lower import Choice, fill, lower
 from hubtool.backends.numpy import NumpySpace
+from hubtool.errors import BackendError
 from hubtool.interpreter import Program
 
 BOUNDS = {"direct": 4e-6, "winograd2": 2e-6, "winograd4": 2e-5}
@@ -40,10 +41,12 @@ def _conv(C: int, M: int, dtype: type) -> Graph:
     )
 
 
-def _on_engine(graph: Graph, x: np.ndarray, algorithm: str) -> np.ndarray:
+def _on_engine(
+    graph: Graph, x: np.ndarray, algorithm: str, precision: str = "float32"
+) -> np.ndarray:
     isa = library.isa()
     choices = {"conv": Choice(algorithm)}
-    lowered = lower(graph, {"x": x.shape}, isa=isa, choices=choices)
+    lowered = lower(graph, {"x": x.shape}, isa=isa, choices=choices, precision=precision)
     (step,) = lowered.steps[lowered.steps["kind"] == library.code("kinds", "conv")]
     assert step["algorithm"] == library.code("algorithms", algorithm)
     weights = np.zeros(lowered.blob + 64, np.uint8)
@@ -76,6 +79,47 @@ def test_more_products_saved_is_more_error() -> None:
     assert _error(_on_engine(graph, x, "winograd4"), truth) > 1.5 * _error(
         _on_engine(graph, x, "direct"), truth
     )
+
+
+@pytest.mark.parametrize("algorithm", BOUNDS)
+@pytest.mark.parametrize("C", CHANNELS)
+def test_bfloat16_rounds_factors_and_not_sums(C: int, algorithm: str) -> None:
+    """Where bfloat16 has all factors exactly, nothing is rounded but the result, by half a unit in
+    its last place (2**-8 of it at most)."""
+    if not _has_bf16():
+        return
+    x = np.random.default_rng(1).integers(-8, 9, (1, C, 15, 14)).astype(np.float32)
+    graph, wide = _conv(C, 48, np.float32), _conv(C, 48, np.float64)
+    for each in (graph, wide):
+        for name, tensor in each.tensors.items():
+            few = np.round(tensor.array * 4) / 4
+            each.tensors[name] = Tensor.of(few.astype(tensor.array.dtype))
+    truth = Program(wide, NumpySpace()).run({"x": x.astype(np.float64)})["y"]
+    assert _error(_on_engine(graph, x, algorithm, "bfloat16"), truth) < 2**-8
+
+
+@pytest.mark.parametrize("C", CHANNELS)
+def test_winograd_in_bfloat16_is_near_the_direct_product(C: int) -> None:
+    """F(2) rounds what it transforms, too; F(4) multiplies in float32."""
+    if not _has_bf16():
+        return
+    x = np.random.default_rng(1).standard_normal((1, C, 15, 14), np.float32)
+    truth = Program(_conv(C, 48, np.float64), NumpySpace()).run({"x": x.astype(np.float64)})["y"]
+    graph = _conv(C, 48, np.float32)
+    direct, second, fourth = (
+        _error(_on_engine(graph, x, algorithm, "bfloat16"), truth) for algorithm in BOUNDS
+    )
+    assert second < 2 * direct
+    assert fourth < 1.2 * direct
+
+
+def _has_bf16() -> bool:
+    """Whether there is such a product; where there is none, asking for it is refused."""
+    if library.has_bf16(library.isa()):
+        return True
+    with pytest.raises(BackendError, match="bfloat16"):
+        hubtool.load(_conv(16, 48, np.float32), backend="native", precision="bf16")
+    return False
 
 
 @pytest.mark.parametrize("name", ["resnet18-v1", "resnet50-v1"])

@@ -13,6 +13,9 @@
 // made first, then a task takes one block of output channels; the weights are read once in all,
 // which counts where they are large and the tiles few.
 //
+// Where x is bfloat16, F(2) multiplies bfloat16 numbers as the direct convolution does: V and U are
+// rounded to it, and summed in float32. F(4), which would lose too much, stays with float32.
+//
 // Error: for float32 and inputs and kernels of one scale, F(2) stays below 2e-6 and F(4) below 2e-5
 // of the largest output for the depths met in practice; tests/backends/test_native_error.py holds it
 // to that. U is computed in float64 and rounded once.
@@ -75,21 +78,30 @@ HUBTOOL_INLINE int64_t winograd_stride(int64_t C) {
     return padded % 256 ? padded : padded + 16;
 }
 
+// Whether V and U are bfloat16, in pairs of channels.
+template <int m> constexpr bool is_narrow(const Step &s) { return m == 2 && s.x.type == BF16; }
+
+// The products of one position for one output: channels, or pairs of them.
+template <int m> int64_t winograd_depth(const Step &s) {
+    return is_narrow<m>(s) ? ceil_div(s.x.c, 2) : s.x.c;
+}
+
 template <int m> int64_t winograd_packed(const Step &s) {
     constexpr int T = Transform<m>::T;
-    return round_up(T * T * s.x.c * round_up(s.y.c, LANES) * 4, 64);
+    return round_up(T * T * winograd_depth<m>(s) * round_up(s.y.c, LANES) * 4, 64);
 }
 
 // U = G g Gᵀ of every kernel, as [block][T²][C][BLOCK]; a block's kernels at once, side by side.
 template <int m> void winograd_pack(const Step &s, const float *W, void *to, Pool::Team &team) {
     using W_ = Transform<m>;
     constexpr int T = W_::T;
-    const int64_t C = s.x.c, M = s.y.c;
+    const int64_t C = s.x.c, M = s.y.c, depth = winograd_depth<m>(s);
+    const bool narrow = is_narrow<m>(s);
     float *out = static_cast<float *>(to);
     team.parallel(ceil_div(M, BLOCK), [&](int64_t index, int) {
         const int64_t m0 = index * BLOCK, wide = vectors_at(m0, M) * LANES;
         const int64_t some = std::min(wide, M - m0);
-        float *block = out + packed_before(index, M, T * T * C);
+        float *block = out + packed_before(index, M, T * T * depth);
         double g[9][BLOCK] = {}, half[T][3][BLOCK];
         for (int64_t c = 0; c < C; ++c) {
             for (int64_t o = 0; o < some; ++o)
@@ -101,10 +113,19 @@ template <int m> void winograd_pack(const Step &s, const float *W, void *to, Poo
                                         + W_::G[i][2] * g[6 + j][o];
             for (int i = 0; i < T; ++i)
                 for (int j = 0; j < T; ++j) {
-                    float *u = block + ((i * T + j) * C + c) * wide;
-                    for (int64_t o = 0; o < wide; ++o)
-                        u[o] = float(half[i][0][o] * W_::G[j][0] + half[i][1][o] * W_::G[j][1]
-                                     + half[i][2][o] * W_::G[j][2]);
+                    float made[BLOCK];
+                    for (int o = 0; o < BLOCK; ++o)
+                        made[o] = float(half[i][0][o] * W_::G[j][0] + half[i][1][o] * W_::G[j][1]
+                                        + half[i][2][o] * W_::G[j][2]);
+                    float *u = block + ((i * T + j) * depth + (narrow ? c / 2 : c)) * wide;
+                    if (!narrow) {
+                        std::memcpy(u, made, size_t(wide) * 4);
+                        continue;
+                    }
+                    for (int64_t o = 0; o < wide; ++o) {
+                        const uint16_t bits = rounded_bf16(made[o]);
+                        std::memcpy(reinterpret_cast<char *>(u + o) + c % 2 * 2, &bits, 2);
+                    }
                 }
         }
     });
@@ -112,12 +133,13 @@ template <int m> void winograd_pack(const Step &s, const float *W, void *to, Poo
 
 enum WinogradVariant : int64_t { BY_SIZE, BY_TILES, BY_MORE_TILES, BY_OUTPUTS };
 
-template <class X, class Y, int m> struct Winograd {
+// E: the elements of V and U.
+template <class X, class Y, int m, class E> struct Winograd {
     static constexpr int T = Transform<m>::T;
     const Call &call;
     const Step &s;
     int64_t down, across, tiles; // of one image; of all
-    int64_t C, M, blocks, v_row, together;
+    int64_t C, depth, M, blocks, v_row, together;
     bool by_outputs;
 
     static int64_t tiles_of(const Step &s) {
@@ -145,7 +167,7 @@ template <class X, class Y, int m> struct Winograd {
 
     explicit Winograd(const Call &c)
         : call(c), s(c.step), down(ceil_div(s.y.h, m)), across(ceil_div(s.y.w, m)),
-          tiles(tiles_of(s)), C(s.x.c), M(s.y.c), blocks(ceil_div(M, BLOCK)),
+          tiles(tiles_of(s)), C(s.x.c), depth(winograd_depth<m>(s)), M(s.y.c), blocks(ceil_div(M, BLOCK)),
           v_row(winograd_stride(C)), together(tiles_together(s)), by_outputs(is_by_outputs(s)) {}
 
     void run(Pool::Team &team) {
@@ -153,14 +175,15 @@ template <class X, class Y, int m> struct Winograd {
         auto from = [&](int64_t set) { return tiles * set / sets; };
         if (!by_outputs) {
             team.parallel(sets, [&](int64_t set, int worker) {
-                float *V = own(worker), *P = V + v_floats(s);
+                float *P = own(worker);
+                E *V = reinterpret_cast<E *>(P + products_floats(s));
                 const int64_t first = from(set), count = from(set + 1) - first;
                 for (int64_t t = 0; t < count; ++t) transform_input(first + t, V + t * v_row, count, 0, C);
                 for (int64_t block = 0; block < blocks; ++block) one_block(block, first, count, V, P);
             });
             return;
         }
-        float *V = shared();
+        E *V = reinterpret_cast<E *>(own(0) + products_floats(s));
         for (int64_t set = 0; set < sets; ++set) {
             const int64_t first = from(set), count = from(set + 1) - first;
             const int64_t slices = ceil_div(C, 4 * LANES);
@@ -179,7 +202,6 @@ template <class X, class Y, int m> struct Winograd {
     float *own(int worker) const {
         return reinterpret_cast<float *>(call.scratch + worker * call.scratch_each);
     }
-    float *shared() const { return own(0) + products_floats(s) ; }
 
     struct Place {
         int64_t n, y, x; // of a tile's first output
@@ -190,7 +212,7 @@ template <class X, class Y, int m> struct Winograd {
     }
 
     // V[.][t][from..to) of one tile; v is at row t of position 0.
-    void transform_input(int64_t tile, float *v, int64_t count, int64_t from, int64_t to) const {
+    void transform_input(int64_t tile, E *v, int64_t count, int64_t from, int64_t to) const {
         const Place at = place(tile);
         const X *x = static_cast<const X *>(call.x) + at.n * s.x.image
                      + (at.y - s.top) * s.x.row + (at.x - s.left) * s.x.pixel;
@@ -205,7 +227,7 @@ template <class X, class Y, int m> struct Winograd {
     }
 
     template <bool WHOLE>
-    void one_input(const X *x, float *v, int64_t plane, int64_t rows, int64_t columns) const {
+    void one_input(const X *x, E *v, int64_t plane, int64_t rows, int64_t columns) const {
         Vec half[T][T];
 #pragma GCC unroll 6
         for (int j = 0; j < T; ++j) {
@@ -229,22 +251,22 @@ template <class X, class Y, int m> struct Winograd {
     }
 
     // The products of one block of output channels, and their way to y.
-    void one_block(int64_t block, int64_t first, int64_t count, const float *V, float *P) const {
+    void one_block(int64_t block, int64_t first, int64_t count, const E *V, float *P) const {
         const int64_t m0 = block * BLOCK;
         const int vectors = vectors_at(m0, M);
         const int64_t wide = vectors * LANES, zero = 0;
-        const float *U = static_cast<const float *>(call.weights) + packed_before(block, M, T * T * C);
+        const float *U = static_cast<const float *>(call.weights) + packed_before(block, M, T * T * depth);
         const int64_t parts = ceil_div(count, ROWS);
-        Tile<float, float> t{};
+        Tile<E, float> t{};
         t.step = v_row;
         t.taps = &zero;
         t.count = 1;
-        t.k = C;
+        t.k = depth;
         t.y_step = wide;
         t.columns = wide;
         t.act = act::none;
         for (int position = 0; position < T * T; ++position) {
-            t.b = U + position * C * wide;
+            t.b = U + position * depth * wide;
             for (int64_t part = 0; part < parts; ++part) {
                 const int64_t from = count * part / parts, rows = count * (part + 1) / parts - from;
                 const int64_t half = (rows + 1) / 2;
@@ -252,7 +274,7 @@ template <class X, class Y, int m> struct Winograd {
                 t.a1 = t.a0 + half * v_row;
                 t.y0 = P + (position * count + from) * wide;
                 t.y1 = t.y0 + half * wide;
-                tile_kernel<float, float>(int(rows), vectors)(t);
+                tile_kernel<E, float>(int(rows), vectors)(t);
             }
         }
         for (int64_t i = 0; i < count; ++i)
@@ -298,24 +320,26 @@ template <class X, class Y, int m> struct Winograd {
 
 // Bytes for each worker; by outputs the shared V is spread over them.
 template <int m> int64_t winograd_scratch(const Step &s) {
-    using Any = Winograd<float, float, m>;
+    using Any = Winograd<float, float, m, float>;
     return round_up((Any::products_floats(s) + Any::v_floats(s)) * 4, 64);
 }
 
 template <int m> void run_winograd(const Call &call, Pool::Team &team) {
     const int64_t x = call.step.x.type, y = call.step.y.type;
-    if (x == F32 && y == F32) return Winograd<float, float, m>(call).run(team);
+    if (x == F32 && y == F32) return Winograd<float, float, m, float>(call).run(team);
 #if defined(__AVX512BF16__)
-    if (x == F32 && y == BF16) return Winograd<float, bf16, m>(call).run(team);
-    if (x == BF16 && y == F32) return Winograd<bf16, float, m>(call).run(team);
-    return Winograd<bf16, bf16, m>(call).run(team);
+    using E = std::conditional_t<m == 2, bf16, float>;
+    if (x == F32 && y == BF16) return Winograd<float, bf16, m, float>(call).run(team);
+    if (x == BF16 && y == F32) return Winograd<bf16, float, m, E>(call).run(team);
+    return Winograd<bf16, bf16, m, E>(call).run(team);
 #endif
 }
 
 // What F(m x m, 3x3) can do: the channels of x and y in whole vectors, as the arena has them.
 inline bool winograd_fits(const Step &s) {
     const bool plain = s.kh == 3 && s.kw == 3 && s.sh == 1 && s.sw == 1 && s.dh == 1 && s.dw == 1;
-    return plain && s.groups == 1 && s.x.pixel % 16 == 0 && s.y.pixel % 16 == 0;
+    const bool pairs = s.x.type == F32 || s.x.c % 2 == 0;
+    return plain && pairs && s.groups == 1 && s.x.pixel % 16 == 0 && s.y.pixel % 16 == 0;
 }
 
 } // namespace hubtool::HUBTOOL_ISA
