@@ -113,6 +113,43 @@ def test_winograd_in_bfloat16_is_near_the_direct_product(C: int) -> None:
     assert fourth < 1.2 * direct
 
 
+@pytest.mark.parametrize("C", [1, 2, 3, 5, 15])
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"strides": [2, 2], "pads": [3, 3, 3, 3]},
+        {"dilations": [1, 2], "pads": [0, 1, 2, 0]},
+        {"group": 1},
+    ],
+    ids=["strided", "dilated", "plain"],
+)
+def test_pictures_of_few_channels_in_bfloat16(C: int, attrs: dict) -> None:
+    """Products take channels in pairs; what completes the last pair counts for nothing."""
+    if not _has_bf16():
+        return
+    rng = np.random.default_rng(C)
+    x = rng.integers(-8, 9, (2, C, 19, 23)).astype(np.float32)
+    W = rng.integers(-8, 9, (20, C, 7, 5)).astype(np.float32)
+    made = {}
+    for dtype in (np.float32, np.float64):
+        name = np.dtype(dtype).name
+        graph = Graph(
+            layers=[Layer("conv", "Conv", {"X": "x", "W": "W"}, ["y"], _attrs(**attrs))],
+            inputs={"x": Value("tensor", name, x.shape)},
+            outputs={"y": Value("tensor", name, (2, 20, None, None))},
+            tensors={"W": Tensor.of(W.astype(dtype))},
+        )
+        made[name] = graph
+    truth = Program(made["float64"], NumpySpace()).run({"x": x.astype(np.float64)})["y"]
+    found = _on_engine(made["float32"], x, "direct", "bfloat16")
+    assert _error(found, truth) < 2**-8
+
+
+def _attrs(**given: object) -> dict:
+    plain = {"pads": [0, 0, 0, 0], "strides": [1, 1], "dilations": [1, 1], "group": 1}
+    return {**plain, "auto_pad": "NOTSET", "kernel_shape": [7, 5], **given}
+
+
 def _has_bf16() -> bool:
     """Whether there is such a product; where there is none, asking for it is refused."""
     if library.has_bf16(library.isa()):

@@ -177,12 +177,14 @@ def _residual(b: Builder, layer: Layer, key: Key) -> Ref | None:
 
 def _mind_types(b: Builder, draft: Draft, group: int) -> None:
     """Pictures of few channels lie without gaps where a convolution reads them; and what cannot be
-    done in bfloat16 (odd channels, which come in pairs, and groups of odd sizes) stays float32."""
+    done in bfloat16 (odd channels elsewhere, since products take pairs, and groups of odd sizes)
+    stays float32."""
     root, _ = draft.x.buffer.root()
     if draft.kind == "conv" and group == 1 and root.imported and root.c < FEW:
         root.few = True
     if draft.kind == "conv" and b.type != "f32":
-        if draft.x.c // group % 2:
+        in_pairs = root.few and root.c + 1 < FEW and draft.fields["dw"] == 1  # zeros complete them
+        if draft.x.c // group % 2 and not in_pairs:
             root.single = True
         if group > 1 and draft.y.c // group % 16:
             for ref in filter(None, (draft.y, draft.z)):

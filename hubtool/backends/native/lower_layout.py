@@ -76,6 +76,8 @@ def _stride(root: Buffer) -> None:
     elif root.where == "weights":
         assert root.content is not None
         root.pixel = root.content.shape[-1]
+    elif root.few and root.type == "bf16" and not root.single:
+        root.pixel = rounded_up(root.c, 2)  # products take pairs of channels
     elif root.few:
         root.pixel, root.type = root.c, "f32"
     else:

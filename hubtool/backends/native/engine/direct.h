@@ -29,9 +29,12 @@ struct KernelTaps {
     int64_t offsets[MOST_TAPS];
 };
 
-// Whether a row of taps is one run of numbers: the pixels lie next to each other, undilated.
+// Whether a row of taps is one run of numbers: pixels of few channels lie next to each other, those
+// of bfloat16 in whole pairs (where the channels are odd, what completes the last is zero).
 HUBTOOL_INLINE bool in_one_run(const Step &s) {
-    return s.groups == 1 && s.dw == 1 && s.x.pixel == s.x.c && s.x.type == F32;
+    const bool close = s.x.type == BF16 ? s.x.pixel < 16 && s.x.pixel == round_up(s.x.c, 2)
+                                        : s.x.pixel == s.x.c;
+    return s.groups == 1 && s.dw == 1 && close;
 }
 
 inline KernelTaps taps_of(const Step &s) {
@@ -40,7 +43,7 @@ inline KernelTaps taps_of(const Step &s) {
     const int64_t first = -s.top * s.x.row - s.left * s.x.pixel;
     if (in_one_run(s)) {
         t.count = s.kh;
-        t.k = s.kw * share;
+        t.k = s.x.type == BF16 ? s.kw * s.x.pixel / 2 : s.kw * share;
         for (int64_t i = 0; i < s.kh; ++i) t.offsets[i] = first + i * s.dh * s.x.row;
         return t;
     }
@@ -64,12 +67,6 @@ inline int64_t direct_packed(const Step &s) {
     const int64_t M = s.y.c / s.groups, taps = s.kh * s.kw;
     const int64_t k = s.x.type == BF16 ? ceil_div(s.x.c / s.groups, 2) : s.x.c / s.groups;
     return round_up(s.groups * round_up(M, LANES) * taps * k * 4, 64);
-}
-
-HUBTOOL_INLINE uint16_t rounded_bf16(float f) {
-    uint32_t bits;
-    std::memcpy(&bits, &f, 4);
-    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 // W [M, C/groups, kh, kw] as the micro-kernel reads it.

@@ -58,7 +58,7 @@ inline bool fits(const Step &s) {
     if (s.z.where != NOWHERE && s.z.type != s.y.type) return false;
     if (s.algorithm != algorithm::direct) return winograd_fits(s);
     const int64_t M = s.y.c / s.groups, share = s.x.c / s.groups;
-    if (s.x.type == BF16 && share % 2) return false;
+    if (s.x.type == BF16 && share % 2 && !in_one_run(s)) return false;
     if (s.y.type == BF16 && s.groups > 1 && M % 16) return false;
     return s.kh * s.kw <= MOST_TAPS;
 }

@@ -100,8 +100,50 @@ inline void interleave_threes(const float *x, int64_t plane, float *y, int64_t c
         for (int c = 0; c < 3; ++c) y[3 * i + c] = x[c * plane + i];
 }
 
-// Few channels, with no room behind them: rows of plain floats.
-inline void few_from_nchw(const Call &call, Pool::Team &team) {
+// Three planes into one row of fours of bfloat16, the fourth zero.
+inline void interleave_fours(const float *x, int64_t plane, bf16 *y, int64_t count) {
+    constexpr std::make_integer_sequence<int, LANES> lanes;
+    auto narrow = [](const float *p) {
+        Half half;
+        store(reinterpret_cast<bf16 *>(&half), load(p));
+        return __builtin_convertvector(half, Int);
+    };
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const Vec first = (Vec)(narrow(x + i) | (Int)((Bits)narrow(x + plane + i) << 16));
+        const Vec second = (Vec)narrow(x + 2 * plane + i);
+        const Vec low = interleave<0>(first, second, lanes);
+        const Vec high = interleave<LANES / 2>(first, second, lanes);
+        std::memcpy(y + 4 * i, &low, sizeof low);
+        std::memcpy(y + 4 * i + 2 * LANES, &high, sizeof high);
+    }
+    for (; i < count; ++i)
+        for (int c = 0; c < 4; ++c)
+            y[4 * i + c].bits = c < 3 ? rounded_bf16(x[c * plane + i]) : 0;
+}
+
+inline void few_row(const float *from, int64_t plane, const View &y, float *to) {
+    if (y.c == 1 && y.pixel == 1) {
+        std::memcpy(to, from, size_t(y.w) * sizeof(float));
+    } else if (y.c == 3 && y.pixel == 3) {
+        interleave_threes(from, plane, to, y.w);
+    } else {
+        for (int64_t w = 0; w < y.w; ++w)
+            for (int64_t c = 0; c < y.c; ++c) to[w * y.pixel + c] = from[c * plane + w];
+    }
+}
+inline void few_row(const float *from, int64_t plane, const View &y, bf16 *to) {
+    if (y.c == 3 && y.pixel == 4) {
+        interleave_fours(from, plane, to, y.w);
+        return;
+    }
+    for (int64_t w = 0; w < y.w; ++w)
+        for (int64_t c = 0; c < y.pixel; ++c)
+            to[w * y.pixel + c].bits = c < y.c ? rounded_bf16(from[c * plane + w]) : 0;
+}
+
+// Few channels, with no room behind them: pixel by pixel; bfloat16 in whole pairs.
+template <class Y> void few_from_nchw(const Call &call, Pool::Team &team) {
     const View &y = call.step.y;
     const int64_t plane = y.h * y.w, rows = std::clamp<int64_t>(TASK / (y.w * y.c), 1, y.h);
     const int64_t bands = pieces(y.h, rows);
@@ -109,15 +151,7 @@ inline void few_from_nchw(const Call &call, Pool::Team &team) {
         const int64_t n = task / bands, top = task % bands * rows;
         for (int64_t h = top; h < std::min(top + rows, y.h); ++h) {
             const float *from = static_cast<const float *>(call.x) + n * y.c * plane + h * y.w;
-            float *to = static_cast<float *>(call.y) + n * y.image + h * y.row;
-            if (y.c == 1 && y.pixel == 1) {
-                std::memcpy(to, from, size_t(y.w) * sizeof(float));
-            } else if (y.c == 3 && y.pixel == 3) {
-                interleave_threes(from, plane, to, y.w);
-            } else {
-                for (int64_t w = 0; w < y.w; ++w)
-                    for (int64_t c = 0; c < y.c; ++c) to[w * y.pixel + c] = from[c * plane + w];
-            }
+            few_row(from, plane, y, static_cast<Y *>(call.y) + n * y.image + h * y.row);
         }
     });
 }
@@ -141,8 +175,9 @@ inline View as_rows(View view) { // the caller's side of it
 inline void run_from_nchw(const Call &call, Pool::Team &team) {
     const View &y = call.step.y;
     const int64_t plane = y.h * y.w;
+    if (y.type == BF16 && y.pixel < 16) return few_from_nchw<bf16>(call, team);
     if (plane == 1) return copy_rows(call, team, as_rows(y), y);
-    if (y.type == F32 && !has_room(y) && y.c < 16) return few_from_nchw(call, team);
+    if (y.type == F32 && !has_room(y) && y.c < 16) return few_from_nchw<float>(call, team);
     const Either to(call.y, y);
     const bool room = has_room(y);
     for_squares(team, y, [&](int64_t n, int64_t c, int channels, int64_t first, int pixels) {

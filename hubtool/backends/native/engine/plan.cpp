@@ -12,7 +12,7 @@ namespace hubtool {
 
 namespace {
 
-constexpr int64_t HUGE = 2 << 20; // a huge page: large arenas begin at one
+constexpr int64_t HUGE_PAGE = 2 << 20; // a huge page: large arenas begin at one
 constexpr size_t SPARE = 8;       // arenas kept for later runs
 
 int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -41,12 +41,12 @@ Plan::Memory Plan::borrow() {
         }
     }
     const int64_t bytes = arena_ + scratch_ * pool_.threads() + 64;
-    const int64_t align = bytes >= HUGE ? HUGE : 64;
+    const int64_t align = bytes >= HUGE_PAGE ? HUGE_PAGE : 64;
     const int64_t whole = padded(bytes, align);
     Memory memory(static_cast<char *>(std::aligned_alloc(size_t(align), size_t(whole))));
     if (!memory) return memory;
 #if defined(MADV_HUGEPAGE)
-    if (align == HUGE) madvise(memory.get(), size_t(whole), MADV_HUGEPAGE);
+    if (align == HUGE_PAGE) madvise(memory.get(), size_t(whole), MADV_HUGEPAGE);
 #endif
     std::memset(memory.get(), 0, size_t(whole));
     return memory;
@@ -61,7 +61,7 @@ void Plan::give_back(Memory memory) {
 void fill_halo(const View &v, char *first, Pool::Team &team) {
     if (!(v.top | v.left | v.bottom | v.right)) return;
     const int64_t size = element(v);
-    const int64_t channels = v.c < 16 && v.pixel == v.c ? v.c : padded(v.c, 16);
+    const int64_t channels = std::min(v.pixel, padded(v.c, 16));
     const int64_t each = v.h + v.top + v.bottom;
     auto zero = [&](int64_t n, int64_t row, int64_t from, int64_t to) {
         char *at = first + (n * v.image + row * v.row + from * v.pixel) * size;

@@ -58,6 +58,13 @@ HUBTOOL_INLINE void store(bf16 *p, Vec v) {
 #endif
 }
 
+HUBTOOL_INLINE uint16_t rounded_bf16(float f) {
+    uint32_t bits;
+    std::memcpy(&bits, &f, 4);
+    if (f != f) return uint16_t(bits >> 16 | 0x40);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
 // The first `count` floats only, 0 < count <= LANES; the rest is zero, or left as it was.
 HUBTOOL_INLINE Vec load_some(const float *p, int count) {
 #if defined(__AVX512F__)
