@@ -342,13 +342,30 @@ def test_tuning_happens_once_for_a_shape_and_not_at_every_shape(
     monkeypatch.setattr(runner, "TUNINGS", 2)
     monkeypatch.delenv("HUBTOOL_NATIVE_TUNE", raising=False)
     prepared = made(net(), tune=True)
-    for size in (16, 16, 18, 20):
+    for size in (16, 16, 16, 18, 20, 18, 20):
         feeds = {"x": draw(1, 16, size, size)}
         wanted = expected(net(), feeds)["y"]
         np.testing.assert_allclose(prepared.run(feeds)["y"], wanted, atol=2e-5 * abs(wanted).max())
     assert {*counted} == {(1, 16, 16, 16), (1, 16, 18, 18)}
     monkeypatch.setenv("HUBTOOL_NATIVE_TUNE", "0")
     assert not backend.prepare(net()).settings.tune
+
+
+def test_the_first_answer_is_by_rule_and_the_second_run_tunes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HUBTOOL_NATIVE_TUNE", raising=False)
+    feeds = {"x": draw(1, 16, 16, 16)}
+    for tune, before, after in ((True, 0, 1), ("first", 1, 1), (False, 0, 0)):
+        prepared = made(net(), tune=tune)
+        (part,) = prepared.parts
+        first = prepared.run(feeds)["y"]
+        assert part.tunings == before and bool(part.choices) == bool(before)
+        second = prepared.run(feeds)["y"]
+        assert part.tunings == after
+        np.testing.assert_allclose(first, second, atol=2e-5 * abs(first).max())
+    with pytest.raises(BackendError, match="tune='later'"):
+        made(net(), tune="later")
 
 
 # Where there is no engine

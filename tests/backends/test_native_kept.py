@@ -56,7 +56,7 @@ def net(seed: int = 0) -> Graph:
 X = draw(1, 16, 8, 8)
 
 
-def run(graph: Graph, x: Any = X, *, tune: bool = False, **more: Any) -> Any:
+def run(graph: Graph, x: Any = X, *, tune: bool | str = False, **more: Any) -> Any:
     return backend.prepare(graph, options={"tune": tune}, **more).run({"x": x})["y"]
 
 
@@ -94,11 +94,28 @@ def test_a_second_start_from_a_folder_touches_no_weight(refused: Any, tmp_path: 
 
 def test_choices_by_timing_are_kept(refused: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HUBTOOL_NATIVE_TUNE", raising=False)
-    first = run(net(), tune=True)
+    first = run(net(), tune="first")
     refused()
     prepared = backend.prepare(net(), options={"tune": True})
-    np.testing.assert_array_equal(prepared.run({"x": X})["y"], first)
+    for _ in range(3):  # nothing is left to be tuned
+        np.testing.assert_array_equal(prepared.run({"x": X})["y"], first)
     assert {*prepared.parts[0].choices} == {"layer_c"}
+
+
+def test_a_plan_by_rule_is_kept_and_tuned_by_whoever_runs_it_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HUBTOOL_NATIVE_TUNE", raising=False)
+    first = run(net(), tune=True)
+    prepared = backend.prepare(net(), options={"tune": True})
+    np.testing.assert_array_equal(prepared.run({"x": X})["y"], first)
+    assert prepared.parts[0].tunings == 0
+    prepared.run({"x": X})
+    assert prepared.parts[0].tunings == 1
+    again = backend.prepare(net(), options={"tune": True})
+    again.run({"x": X}), again.run({"x": X})
+    assert again.parts[0].tunings == 0
+    assert {*again.parts[0].choices} == {"layer_c"}
 
 
 def test_notes_and_parts_are_kept_too(refused: Any) -> None:

@@ -37,8 +37,8 @@ __all__ = [
 name = "native"
 library = "numpy"
 OPTIONS: Mapping[str, str] = {
-    "tune": "whether each convolution's algorithm is chosen by timing when shapes are new (True);"
-    " else by rule",
+    "tune": "whether each convolution's algorithm is chosen by timing: when shapes are fed a second"
+    " time (True), 'first': before the first answer, or never (False): then a rule chooses",
     "disk_cache": "whether plans and packed weights are kept on disk for the next process (True)",
 }
 
@@ -133,12 +133,17 @@ def prepare(
     _check(device)
     chosen = dict(options or {})
     tune = chosen.get("tune", os.environ.get("HUBTOOL_NATIVE_TUNE") != "0")
+    if tune not in (True, False, "first"):
+        raise BackendError(
+            f"tune={tune!r} says nothing", hint="It is True, False, or 'first': before any answer."
+        )
     settings = Settings(
         isa=engine.isa(),
         threads=_threads(threads),
         precision="float32" if precision == "exact" else precision,
         exact=precision == "exact",
         tune=bool(tune),
+        at_once=tune == "first",
         disk_cache=bool(chosen.get("disk_cache", True)),
     )
     return Runner(graph, settings)

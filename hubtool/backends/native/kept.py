@@ -81,7 +81,7 @@ class Outline:
 @dataclass(frozen=True)
 class Prepared:
     """A part for known shapes, ready to be run: see `lower.Lowered`. choices: layer -> algorithm
-    and variant, where they were chosen by timing."""
+    and variant, where they were chosen by timing; by_rule: they still could be."""
 
     steps: Bytes
     arena: int
@@ -89,6 +89,7 @@ class Prepared:
     inputs: list[str]
     outputs: list[tuple[str, tuple[int, ...]]]
     choices: Choices
+    by_rule: bool = False
 
 
 def folder() -> Path:
@@ -186,6 +187,7 @@ def save_plan(key: str, prepared: Prepared) -> Prepared:
         "inputs": prepared.inputs,
         "outputs": prepared.outputs,
         "choices": prepared.choices,
+        "by_rule": prepared.by_rule,
     }
     _save(f"{key}.plan", header, prepared.steps.tobytes())
     return load_plan(key) or prepared

@@ -1,13 +1,14 @@
 """A graph on the engine: parts that it runs by a plan, and between them layers in numpy.
 
 A plan is for known shapes. It is made when they are first fed: taken from disk (`kept`), or
-lowered, tuned and packed; then it is at hand in memory, where what was not used for longest goes.
+lowered and packed, with each layer done as a rule says; where they are fed a second time, it is
+tuned. In memory, what was not used for longest goes.
 What a plan cannot be made for (shapes that do not fit, nothing to compute, another dtype) runs
 layer by layer in numpy, whose word it is then what is wrong.
 
     feeds ──▶ part ──▶ part ──▶ … ──▶ outputs
                │
-               └─ shapes ──▶ plan in memory ─or▶ plan on disk ─or▶ lower, tune, pack, keep
+               └─ shapes ──▶ plan in memory ─or▶ plan on disk ─or▶ lower, pack, keep; later tune
 
 The passes and the lowering run when something needs them: of a model that was prepared before, only
 the outline is read. Plans are made one at a time in a process, so that timing is not disturbed;
@@ -72,13 +73,15 @@ def pool(threads: int) -> library.Pool:
 @dataclass(frozen=True)
 class Settings:
     """How plans are made: for which instruction set and how many threads, in which precision
-    ("float32", "bfloat16"), exact or with Winograd, tuned or not, and whether they are kept."""
+    ("float32", "bfloat16"), exact or with Winograd, tuned or not (at_once: before the first run
+    rather than the second), and whether they are kept."""
 
     isa: str
     threads: int
     precision: str
     exact: bool
     tune: bool
+    at_once: bool
     disk_cache: bool
 
 
@@ -209,13 +212,15 @@ class ByLayer:
 
 @dataclass
 class Plan:
-    """A plan in memory. used: when it last was."""
+    """A plan in memory. by_rule: its choices could still be tuned. used: when it last was, and
+    0 before it has run."""
 
     plan: library.Plan
     inputs: list[str]
     outputs: list[tuple[str, tuple[int, ...]]]
     arena: int
-    used: float
+    by_rule: bool = False
+    used: float = 0.0
 
 
 class Planned:
@@ -237,6 +242,7 @@ class Planned:
             return self.by_layer.run(env, generator)
         made = {name: np.empty(shape, np.float32) for name, shape in plan.outputs}
         plan.plan.run([_aligned(env[name]) for name in plan.inputs], [*made.values()])
+        plan.used = time.monotonic()
         return made
 
     def _plan(self, given: list[Any]) -> Plan | None:
@@ -248,17 +254,16 @@ class Planned:
             return None
         shapes = tuple(each.shape for each in given)
         known = self.plans.get(shapes, ())
-        if known == ():
+        if known == () or _is_due(known):
             with _making:
                 known = self.plans.get(shapes, ())
                 if known == ():
-                    known = self._from_disk(shapes) or self._made(shapes)
+                    known = self._from_disk(shapes) or self._made(shapes, self.settings.at_once)
                     self._forget(known.arena if known else 0)
                     self.plans[shapes] = known
-        if not isinstance(known, Plan):
-            return None
-        known.used = time.monotonic()
-        return known
+                elif _is_due(known):
+                    known = self.plans[shapes] = self._made(shapes, True)
+        return known if isinstance(known, Plan) else None
 
     def _forget(self, more: int) -> None:
         """Let go what was used least recently, until there is room for this arena."""
@@ -280,7 +285,7 @@ class Planned:
         if not self.source.key:
             return None
         found = kept.load_plan(self._key(shapes))
-        if found is None:
+        if found is None or (found.by_rule and self.settings.at_once):
             return None
         self.source.kept()
         self.choices = found.choices or self.choices
@@ -290,15 +295,16 @@ class Planned:
         steps = prepared.steps.view(library.step_dtype())
         threads = pool(self.settings.threads)
         plan = library.Plan(self.settings.isa, steps, prepared.arena, prepared.weights, threads)
-        return Plan(plan, prepared.inputs, prepared.outputs, prepared.arena, time.monotonic())
+        ends = (prepared.inputs, prepared.outputs)
+        return Plan(plan, *ends, prepared.arena, prepared.by_rule)
 
-    def _made(self, shapes: Shapes) -> Plan | None:
+    def _made(self, shapes: Shapes, tune: bool) -> Plan | None:
         """A new plan, kept on disk where it was worth the time."""
         from hubtool.backends.native.lower import Unlowerable
 
         start = time.perf_counter()
         try:
-            prepared, final = self._prepared(shapes)
+            prepared, final = self._prepared(shapes, tune)
         except Unlowerable:
             return None
         if self.source.key and final and time.perf_counter() - start > WORTH:
@@ -308,24 +314,26 @@ class Planned:
             prepared = replace(prepared, weights=kept.shared(prepared.weights))
         return self._ready(prepared)
 
-    def _prepared(self, shapes: Shapes) -> tuple[Prepared, bool]:
-        """The part for these shapes, and whether its choices are made for them: not the lowering's
-        own where they could be tuned, and not those of other shapes."""
+    def _prepared(self, shapes: Shapes, tune: bool) -> tuple[Prepared, bool]:
+        """The part for these shapes, and whether it is to be kept: not with the choices of other
+        shapes. tune: now; else by those, or by rule."""
         from hubtool.backends.native.tune import tuned
 
-        lowered = self._lowered(shapes, {})
-        final, memory = True, [kept.room(0)]
-        if self.settings.tune and any(len(known) > 1 for known in lowered.choices.values()):
-            final = self.tunings < TUNINGS
-            if final:
-                ways = {
-                    layer: [(each.algorithm, each.variant) for each in known]
-                    for layer, known in lowered.choices.items()
-                }
-                self.choices = tuned(ways, lambda picked: self._timed(shapes, picked, memory))
-                self.tunings += 1
-            lowered = self._lowered(shapes, self.choices)
-        return replace(self._packed(lowered, memory), choices=self.choices), final
+        lowered, memory = self._lowered(shapes, {}), [kept.room(0)]
+        several = any(len(known) > 1 for known in lowered.choices.values())
+        if not (self.settings.tune and several):
+            return self._packed(lowered, memory), True
+        more = self.tunings < TUNINGS
+        if tune and more:
+            ways = {
+                layer: [(each.algorithm, each.variant) for each in known]
+                for layer, known in lowered.choices.items()
+            }
+            self.choices = tuned(ways, lambda picked: self._timed(shapes, picked, memory))
+            self.tunings += 1
+        final = bool(tune and more) or not self.choices
+        packed = self._packed(self._lowered(shapes, self.choices), memory)
+        return replace(packed, choices=self.choices, by_rule=more and not tune), final
 
     def _lowered(self, shapes: Shapes, choices: kept.Choices) -> Any:
         from hubtool.backends.native.lower import Choice, lower
@@ -364,6 +372,11 @@ class Planned:
     @property
     def _graph(self) -> Graph:
         return self.source.graph(self.index)
+
+
+def _is_due(plan: Any) -> bool:
+    """Whether this is a plan to be tuned: it has run, so it will again."""
+    return isinstance(plan, Plan) and plan.by_rule and plan.used > 0
 
 
 def _aligned(array: Array) -> Array:
