@@ -382,9 +382,9 @@ def test_without_an_engine_the_next_backend_is_the_default_and_the_reason_is_sai
     assert Model(net()).run({"x": draw(1, 16, 4, 4)})["y"].shape == (1, 5)
     for name in {*BACKENDS} - {"native", "numpy"}:
         monkeypatch.delitem(BACKENDS, name)
-    row, other = hubtool.backends()
-    assert not row["available"] and "engine" in row["reason"]
-    assert other["default"] and not row["default"]
+    rows = {row["name"]: row for row in hubtool.backends()}
+    assert not rows["native"]["available"] and "engine" in rows["native"]["reason"]
+    assert rows["numpy"]["default"] and not rows["native"]["default"]
 
 
 def test_the_backend_is_in_a_module_of_its_own() -> None:
