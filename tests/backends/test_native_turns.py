@@ -23,6 +23,8 @@ def batch_of(net: Net, batch: int) -> Net:
 @pytest.fixture
 def one_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(lower_turns, "LARGE", 0)
+    monkeypatch.setattr(lower_turns, "TIMES", 0)
+    monkeypatch.setattr(lower_turns, "FEWEST", 1)
     monkeypatch.setattr(lower_turns, "TOGETHER", 0)
 
 
@@ -59,8 +61,18 @@ def test_a_small_batch_and_large_weights_take_no_turns(monkeypatch) -> None:
     assert groups(net) == {}
     monkeypatch.setattr(lower_turns, "LARGE", 0)
     monkeypatch.setattr(lower_turns, "TOGETHER", 0)
-    monkeypatch.setattr(lower_turns, "WEIGHTS", 0)
+    monkeypatch.setattr(lower_turns, "TIMES", 1 << 30)
     assert groups(net) == {}
+
+
+def test_smaller_pictures_go_together_in_larger_turns(monkeypatch) -> None:
+    net = batch_of(resnet((2, 2, 2), 64, 16), 8)
+    monkeypatch.setattr(lower_turns, "LARGE", 0)
+    monkeypatch.setattr(lower_turns, "TIMES", 0)
+    monkeypatch.setattr(lower_turns, "SHRUNK", 2)
+    monkeypatch.setattr(lower_turns, "TOGETHER", max(lower_turns._alive(_drafts(net), 8)))
+    turns = [*groups(net).values()]
+    assert turns[0] == 8 and sorted(turns, reverse=True) == turns and turns[-1] < 8
 
 
 def test_what_lives_inside_a_group_holds_one_turn(one_at_a_time) -> None:

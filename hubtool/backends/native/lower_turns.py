@@ -20,14 +20,21 @@ from hubtool.backends.native.lower_build import Buffer, Draft, Ref, Turns
 
 __all__ = ["in_turns"]
 
-LARGE = 16 << 20
-"""The bytes of a batch, alive at one step, from which turns are worth it: they are out of cache."""
+LARGE = 4 << 20
+"""The bytes of a batch, alive at one step, from which turns may be worth it: they outgrow the
+second cache, and crowd the third."""
+
+TIMES = 8
+"""So many times its weights must be alive at a step: they are read at every turn."""
 
 TOGETHER = 8 << 20
 """The bytes that may be alive in a turn."""
 
-WEIGHTS = 3 << 20
-"""The most bytes of weights that a step may have to be read at every turn."""
+SHRUNK = 4
+"""Where so many times less is alive than at the most, other turns of more images begin."""
+
+FEWEST = 4
+"""The steps that a group has at least."""
 
 WINOGRAD = 4
 """So much larger a 3x3 kernel may become: 36 numbers for 9."""
@@ -39,14 +46,16 @@ def in_turns(drafts: Sequence[Draft]) -> None:
     alive = _alive(drafts, batch)
     first, number = 0, 0
     while first < len(drafts):
-        last = first
-        while last < len(drafts) and alive[last] * batch > LARGE and _may(drafts[last], batch):
+        last, most = first, 0
+        while last < len(drafts) and _may(drafts[last], batch, alive[last]):
+            most = max(most, alive[last])
+            if SHRUNK * alive[last] < most:
+                break
             last += 1
-        if last - first > 1:
-            images = _images(batch, max(alive[first:last]))
-            if images < batch:
-                number += 1
-                _group(drafts, Turns(number, first, last - 1, images, batch // images))
+        images = _images(batch, most)
+        if last - first >= FEWEST and images < batch:
+            number += 1
+            _group(drafts, Turns(number, first, last - 1, images, batch // images))
         first = max(last, first + 1)
 
 
@@ -56,15 +65,17 @@ def _images(batch: int, alive: int) -> int:
     return max(fitting, default=1)
 
 
-def _may(draft: Draft, batch: int) -> bool:
-    """Whether a step does the same for every image, with few weights."""
+def _may(draft: Draft, batch: int, alive: int) -> bool:
+    """Whether a step does the same for every image, and its weights are small beside what is
+    alive."""
     for ref in draft.operands():
         if ref.batch or ref.n != (1 if ref.buffer.where == "weights" else batch):
             return False
     f = draft.fields
     taps = f.get("kh", 1) * f.get("kw", 1) if draft.W is not None else 0
     growth = WINOGRAD if taps == 9 else 1
-    return 4 * growth * taps * draft.x.c * draft.y.c // f.get("groups", 1) <= WEIGHTS
+    weights = 4 * growth * taps * draft.x.c * draft.y.c // f.get("groups", 1)
+    return alive * batch > max(LARGE, TIMES * weights)
 
 
 def _bytes(ref: Ref) -> int:
