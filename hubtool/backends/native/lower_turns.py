@@ -80,7 +80,8 @@ def _may(draft: Draft, batch: int, alive: int) -> bool:
 
 def _bytes(ref: Ref) -> int:
     root, _ = ref.buffer.root()
-    return 4 * root.h * root.w * root.c
+    size = 2 if root.type == "bf16" and not root.single else 4
+    return size * root.h * root.w * root.c
 
 
 def _alive(drafts: Sequence[Draft], batch: int) -> list[int]:
