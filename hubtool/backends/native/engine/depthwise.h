@@ -20,12 +20,12 @@
 namespace hubtool::HUBTOOL_ISA {
 
 inline int64_t depthwise_packed(const Step &step) { // bytes
-    return up_to(step.kh * step.kw * up_to(step.y.c, 16) * int64_t(sizeof(float)), 64);
+    return round_up(step.kh * step.kw * round_up(step.y.c, 16) * int64_t(sizeof(float)), 64);
 }
 
 // From [C, 1, kh, kw] to [kh kw][C rounded up to 16].
 inline void depthwise_pack(const Step &step, const float *W, void *to) {
-    const int64_t taps = step.kh * step.kw, channels = step.y.c, wide = up_to(channels, 16);
+    const int64_t taps = step.kh * step.kw, channels = step.y.c, wide = round_up(channels, 16);
     float *packed = static_cast<float *>(to);
     std::fill_n(packed, depthwise_packed(step) / int64_t(sizeof(float)), 0.0f);
     for (int64_t c = 0; c < channels; ++c)
@@ -83,7 +83,7 @@ template <class X> struct DepthwiseBlock {
     // each other; else 0.
     template <int T, int KW, int SW, class Load>
     HUBTOOL_INLINE void sums(Vec (&sum)[T], int64_t c, Load &&load_x) const {
-        const int64_t wide = up_to(step.y.c, 16), pixel = step.x.pixel;
+        const int64_t wide = round_up(step.y.c, 16), pixel = step.x.pixel;
         const Vec first = bias ? load(bias + c) : Vec{};
 #pragma GCC unroll 16
         for (int t = 0; t < T; ++t) sum[t] = first;
@@ -144,9 +144,9 @@ template <class X, int KW, int SW> void depthwise_of(const Call &call, Pool::Tea
     constexpr int T = 8;
     const Step &step = call.step;
     const View &x = step.x, &y = step.y, &z = step.z;
-    const int64_t columns = std::max<int64_t>(T, 2048 / up_to(y.c, 16) / T * T);
-    const int64_t rows = std::clamp<int64_t>(TASK / (y.w * up_to(y.c, 16)), 1, y.h);
-    const int64_t bands = pieces(y.h, rows);
+    const int64_t columns = std::max<int64_t>(T, 2048 / round_up(y.c, 16) / T * T);
+    const int64_t rows = std::clamp<int64_t>(TASK / (y.w * round_up(y.c, 16)), 1, y.h);
+    const int64_t bands = ceil_div(y.h, rows);
     team.parallel(y.n * bands, [&](int64_t task, int) {
         const int64_t n = task / bands, top = task % bands * rows;
         const int64_t bottom = std::min(top + rows, y.h);

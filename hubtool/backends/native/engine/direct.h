@@ -20,9 +20,6 @@ namespace hubtool::HUBTOOL_ISA {
 constexpr int64_t L2 = 1 << 20;      // what can be counted on of the second cache
 constexpr int64_t MOST_TAPS = 1024;  // of one kernel
 
-HUBTOOL_INLINE int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-HUBTOOL_INLINE int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 // A convolution's taps: where each begins, and how many numbers it takes.
 struct KernelTaps {
     int64_t count, k;

@@ -83,7 +83,7 @@ template <class E> void run_affine_as(const Call &call, Pool::Team &team) {
     const E x(call.x, step.x), y(call.y, step.y);
     const float *scale = static_cast<const float *>(call.weights), *shift = call.bias;
     View row = step.y; // of channels
-    row.pixel = up_to(row.c, 16);
+    row.pixel = round_up(row.c, 16);
     const auto runs = runs_of<3>(step.y, {step.x, step.y, {row, spread::channels}});
     with_activation(activation, [&](auto simple) {
         for_runs(team, runs, [&](const int64_t (&at)[3], int64_t count) {

@@ -59,11 +59,11 @@ HUBTOOL_INLINE void for_pixels(const View &view, int64_t first, int count, F &&f
 // last ones overlap those before them, where there are enough pixels.
 template <class F> void for_squares(Pool::Team &team, const View &view, F &&square) {
     const int64_t pixels = view.h * view.w, blocks = std::max<int64_t>(pixels / LANES, 1);
-    const int64_t groups = pieces(view.c, LANES);
+    const int64_t groups = ceil_div(view.c, LANES);
     const int64_t group_part = std::min<int64_t>(groups, 2 * TASK / (LANES * LANES));
     const int64_t block_part =
         std::clamp<int64_t>(2 * TASK / (LANES * LANES) / group_part, 1, blocks);
-    const int64_t across = pieces(groups, group_part), along = pieces(blocks, block_part);
+    const int64_t across = ceil_div(groups, group_part), along = ceil_div(blocks, block_part);
     team.parallel(view.n * across * along, [&](int64_t task, int) {
         const int64_t n = task / across / along, g = task % across * group_part;
         const int64_t block = task / across % along * block_part;
@@ -146,7 +146,7 @@ inline void few_row(const float *from, int64_t plane, const View &y, bf16 *to) {
 template <class Y> void few_from_nchw(const Call &call, Pool::Team &team) {
     const View &y = call.step.y;
     const int64_t plane = y.h * y.w, rows = std::clamp<int64_t>(TASK / (y.w * y.c), 1, y.h);
-    const int64_t bands = pieces(y.h, rows);
+    const int64_t bands = ceil_div(y.h, rows);
     team.parallel(y.n * bands, [&](int64_t task, int) {
         const int64_t n = task / bands, top = task % bands * rows;
         for (int64_t h = top; h < std::min(top + rows, y.h); ++h) {

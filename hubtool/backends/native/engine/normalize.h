@@ -12,9 +12,9 @@ namespace hubtool::HUBTOOL_ISA {
 template <class F>
 void for_every_pixel(Pool::Team &team, const View &x, const View &y, F &&f) {
     const int64_t rows = y.n * y.h, each = std::max<int64_t>(1, TASK / y.c);
-    const int64_t some = std::min(each, y.w), groups = pieces(y.w, some);
+    const int64_t some = std::min(each, y.w), groups = ceil_div(y.w, some);
     const int64_t many = groups > 1 ? 1 : std::clamp<int64_t>(each / y.w, 1, rows);
-    team.parallel(pieces(rows, many) * groups, [&](int64_t task, int worker) {
+    team.parallel(ceil_div(rows, many) * groups, [&](int64_t task, int worker) {
         const int64_t from = task / groups * many, first = task % groups * some;
         for (int64_t row = from; row < std::min(from + many, rows); ++row) {
             const int64_t n = row / y.h, h = row % y.h;
@@ -100,7 +100,7 @@ inline void run_lrn(const Call &call, Pool::Team &team) {
     const Either x(call.x, step.x), y(call.y, step.y);
     const int64_t channels = step.y.c, size = step.kh, before = (size - 1) / 2;
     const float alpha = float(step.a / double(size)), beta = float(step.b), bias = float(step.d);
-    const int64_t length = size + up_to(channels, LANES) + LANES;
+    const int64_t length = size + round_up(channels, LANES) + LANES;
     std::vector<float> rows(size_t(team.size() * length));
     for_every_pixel(team, step.x, step.y, [&](int64_t from, int64_t to, int worker) {
         float *squares = rows.data() + worker * length + before;

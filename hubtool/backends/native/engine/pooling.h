@@ -17,10 +17,10 @@ struct Window {
     Window(int64_t at, int64_t kernel, int64_t stride, int64_t dilation, int64_t before,
            int64_t size, int64_t behind) {
         const int64_t first = at * stride - before;
-        from = first < 0 ? pieces(-first, dilation) : 0;
-        to = std::min(kernel, pieces(size - first, dilation));
+        from = first < 0 ? ceil_div(-first, dilation) : 0;
+        to = std::min(kernel, ceil_div(size - first, dilation));
         to = std::max(from, to);
-        padded = std::clamp<int64_t>(pieces(size + behind - first, dilation), 0, kernel);
+        padded = std::clamp<int64_t>(ceil_div(size + behind - first, dilation), 0, kernel);
     }
 };
 
@@ -87,8 +87,8 @@ template <class Fold, class X, class Y> void pool_of(const Call &call, Pool::Tea
     const Step &s = call.step;
     const View &x = s.x, &y = s.y;
     const bool room = has_room(x) && has_room(y), average = std::is_same_v<Fold, Total>;
-    const int64_t rows = std::clamp<int64_t>(TASK / (y.w * up_to(y.c, 16)), 1, y.h);
-    const int64_t bands = pieces(y.h, rows);
+    const int64_t rows = std::clamp<int64_t>(TASK / (y.w * round_up(y.c, 16)), 1, y.h);
+    const int64_t bands = ceil_div(y.h, rows);
     team.parallel(y.n * bands, [&](int64_t task, int) {
         const int64_t n = task / bands, top = task % bands * rows;
         const int64_t bottom = std::min(top + rows, y.h);
@@ -154,9 +154,9 @@ template <class Fold, class X> void global_of(const Call &call, Pool::Team &team
     const View &x = s.x, &y = s.y;
     constexpr int64_t MOST = 8 * LANES;
     const bool room = has_room(x);
-    const int64_t wide = up_to(x.c, LANES), ranges = pieces(wide, MOST);
+    const int64_t wide = round_up(x.c, LANES), ranges = ceil_div(wide, MOST);
     const int64_t many = std::clamp<int64_t>(x.h * x.w * wide / TASK / ranges, 1, 16);
-    const int64_t rows = pieces(x.h, std::min(many, x.h)), parts = pieces(x.h, rows);
+    const int64_t rows = ceil_div(x.h, std::min(many, x.h)), parts = ceil_div(x.h, rows);
     std::vector<float> partial(size_t(x.n * parts * wide));
     team.parallel(x.n * parts * ranges, [&](int64_t task, int) {
         const int64_t range = task % ranges, part = task / ranges % parts;

@@ -18,13 +18,8 @@ namespace hubtool::HUBTOOL_ISA {
 
 constexpr int64_t TASK = 8192; // elements in a task, about
 
-constexpr int64_t up_to(int64_t count, int64_t multiple) {
-    return (count + multiple - 1) / multiple * multiple;
-}
-constexpr int64_t pieces(int64_t count, int64_t each) { return (count + each - 1) / each; }
-
 // Whether whole vectors may be read and written at every pixel.
-inline bool has_room(const View &view) { return view.pixel >= up_to(view.c, LANES); }
+inline bool has_room(const View &view) { return view.pixel >= round_up(view.c, LANES); }
 
 HUBTOOL_INLINE Vec load_some(const bf16 *p, int count) {
     bf16 all[LANES] = {};
@@ -94,11 +89,11 @@ template <int VIEWS> Runs<VIEWS> runs_of(const View &shape, const Walked (&walke
     Runs<VIEWS> runs;
     bool room = true, padded = true; // to a vector; to 16
     for (const Walked &each : walked) {
-        room = room && (each.number || each.view->pixel >= up_to(shape.c, LANES));
-        padded = padded && (each.number || each.view->pixel >= up_to(shape.c, 16));
+        room = room && (each.number || each.view->pixel >= round_up(shape.c, LANES));
+        padded = padded && (each.number || each.view->pixel >= round_up(shape.c, 16));
     }
     const int64_t size[3] = {shape.w, shape.h, shape.n};
-    runs.length = padded ? up_to(shape.c, 16) : shape.c;
+    runs.length = padded ? round_up(shape.c, 16) : shape.c;
     int dims = 0;
     bool merged = false;
     for (int dim = 0; dim < 3; ++dim) {
@@ -120,7 +115,7 @@ template <int VIEWS> Runs<VIEWS> runs_of(const View &shape, const Walked (&walke
         ++dims;
     }
     for (int v = 0; v < VIEWS; ++v) runs.number[v] = walked[v].number;
-    if (!merged && room) runs.length = up_to(shape.c, LANES);
+    if (!merged && room) runs.length = round_up(shape.c, LANES);
     return runs;
 }
 
@@ -128,12 +123,12 @@ template <int VIEWS> Runs<VIEWS> runs_of(const View &shape, const Walked (&walke
 template <int VIEWS, class F>
 void for_runs(Pool::Team &team, const Runs<VIEWS> &runs, F &&f) {
     const int64_t rows = runs.size[1] * runs.size[2], inner = runs.size[0], length = runs.length;
-    const int64_t part = length > 2 * TASK ? TASK : length, parts = pieces(length, part);
+    const int64_t part = length > 2 * TASK ? TASK : length, parts = ceil_div(length, part);
     const int64_t several = std::clamp<int64_t>(TASK / part, 1, inner);
-    const int64_t groups = pieces(inner, several);
+    const int64_t groups = ceil_div(inner, several);
     const int64_t many = groups > 1 ? 1 : std::clamp<int64_t>(TASK / (part * inner), 1, rows);
     const int64_t across = parts * groups;
-    team.parallel(pieces(rows, many) * across, [&](int64_t task, int) {
+    team.parallel(ceil_div(rows, many) * across, [&](int64_t task, int) {
         const int64_t from = task / across * many, to = std::min(from + many, rows);
         const int64_t first = task % across / parts * several;
         const int64_t last = std::min(first + several, inner);

@@ -23,6 +23,9 @@ constexpr int LANES = HUBTOOL_LANES;
 constexpr int ROWS = HUBTOOL_ROWS; // the most pixels of a tile
 constexpr int BLOCK = 2 * LANES;   // the output channels of a tile
 
+constexpr int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+constexpr int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t Int __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Bits __attribute__((vector_size(LANES * 4))); // these may overflow
