@@ -149,6 +149,7 @@ struct Product {
                     t.bias = call.bias ? call.bias + n : nullptr;
                     t.y0 = y + row * t.y_step + n;
                     t.y1 = t.y0 + half * t.y_step;
+                    ask_ahead(t, vectors_at(n, N), nullptr, 0, 1);
                     t.columns = std::min<int64_t>(BLOCK, whole ? round_up(N - n, 16) : N - n);
                     tile_kernel<float, float>(int(count), vectors_at(n, N))(t);
                 }

@@ -20,6 +20,8 @@
 
 namespace hubtool::HUBTOOL_ISA {
 
+constexpr int64_t AHEAD_BYTES = 8 << 10; // some 100 ns of products
+
 // Everything that a tile reads and writes. Offsets and strides are in elements.
 template <class X, class Y> struct Tile {
     const X *a0, *a1;
@@ -28,6 +30,8 @@ template <class X, class Y> struct Tile {
     int64_t count; // of taps
     int64_t k;     // products a tap
     const void *b;
+    const char *next; // the weights to be asked of memory meanwhile, and how many bytes for each k
+    int64_t next_step;
     const float *bias; // NV vectors, or null
     const Y *z0, *z1;  // the residual, or null
     int64_t z_step;
@@ -38,6 +42,21 @@ template <class X, class Y> struct Tile {
     float alpha, beta;
     bool fetch; // y and z are not in the cache
 };
+
+// Which weights a tile asks of memory. `sharers` tiles use the same weights; they share the asking for
+// those that follow. One that has them for itself asks for its own, a little ahead.
+template <class X, class Y>
+HUBTOOL_INLINE void ask_ahead(Tile<X, Y> &t, int64_t vectors, const void *following, int64_t sharer,
+                              int64_t sharers) {
+    const int64_t each = vectors * LANES * 4;
+    if (sharers <= 1) {
+        t.next = static_cast<const char *>(t.b) + AHEAD_BYTES;
+        t.next_step = each;
+        return;
+    }
+    t.next_step = each / sharers;
+    t.next = static_cast<const char *>(following) + t.count * t.k * t.next_step * sharer;
+}
 
 template <class X, class Y> using TileKernel = void (*)(const Tile<X, Y> &);
 
@@ -83,34 +102,42 @@ HUBTOOL_INLINE void multiply_pixels(Vec (&acc)[M][NV], const Pixels &low, const 
     }
 }
 
-// Ask memory for what the end of a tile reads and writes, while its products are being summed.
-template <int M, int NV, class X, class Y> HUBTOOL_INLINE void fetch_ahead(const Tile<X, Y> &t) {
-    constexpr int HALF = (M + 1) / 2;
-#pragma GCC unroll 14
-    for (int m = 0; m < M; ++m) {
+// Asks memory for what the end of a tile reads and writes: one pixel at each call.
+template <int M, int NV, class X, class Y> struct Ahead {
+    const Tile<X, Y> &t;
+    int64_t m;
+    HUBTOOL_INLINE void next() {
+        constexpr int HALF = (M + 1) / 2;
+        if (m >= M) return;
         const Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
         for (int v = 0; v < NV; ++v) __builtin_prefetch(y + v * LANES, 1);
-        if (!t.z0) continue;
-        const Y *z = m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
-        for (int v = 0; v < NV; ++v) __builtin_prefetch(z + v * LANES);
+        if (t.z0) {
+            const Y *z = m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
+            for (int v = 0; v < NV; ++v) __builtin_prefetch(z + v * LANES);
+        }
+        ++m;
     }
-}
+};
 
 template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
     constexpr int HALF = (M + 1) / 2;
     constexpr int64_t A = 4; // bytes of a pixel that one k takes: a float, or two bfloat16
-    if (t.fetch) fetch_ahead<M, NV>(t);
+    Ahead<M, NV, X, Y> ahead{t, t.fetch ? 0 : M};
     Vec acc[M][NV] = {};
     const float *b = static_cast<const float *>(t.b);
+    const char *next = t.next;
     for (int64_t tap = 0; tap < t.count; ++tap) {
         int64_t bytes = t.step * int64_t(sizeof(X));
         Pixels low(reinterpret_cast<const char *>(t.a0 + t.taps[tap]), bytes);
         Pixels high(reinterpret_cast<const char *>(t.a1 + t.taps[tap]), bytes);
         const int64_t end = t.k * A;
         for (int64_t at = 0; at < end; at += A) {
+            ahead.next();
             Vec weights[NV];
 #pragma GCC unroll 2
             for (int v = 0; v < NV; ++v) weights[v] = load(b + v * LANES);
+            for (int64_t line = 0; line < NV * LANES * 4; line += 64) __builtin_prefetch(next + line);
+            next += t.next_step;
             multiply_pixels<M, NV, 0, X>(acc, low, high, at, weights);
             b += NV * LANES;
         }

@@ -272,6 +272,7 @@ template <class X, class Y, int m, class E> struct Winograd {
                 const int64_t half = (rows + 1) / 2;
                 t.a0 = V + (position * count + from) * v_row;
                 t.a1 = t.a0 + half * v_row;
+                ask_ahead(t, vectors, U + (position + 1) * depth * wide, part, parts);
                 t.y0 = P + (position * count + from) * wide;
                 t.y1 = t.y0 + half * wide;
                 tile_kernel<E, float>(int(rows), vectors)(t);
