@@ -14,6 +14,7 @@ namespace {
 
 constexpr int64_t HUGE_PAGE = 2 << 20; // a huge page: large arenas begin at one
 constexpr size_t SPARE = 8;       // arenas kept for later runs
+constexpr int64_t WORTH_SHARING = 8 << 10; // bytes of zeros for which a thread is worth asking
 
 int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -72,18 +73,18 @@ void fill_halo(const View &v, char *first, Pool::Team &team) {
         for (int64_t i = from; i < to; ++i, at += v.pixel * size)
             std::memset(at, 0, size_t(channels * size));
     };
-    const int64_t chunks = std::min<int64_t>(v.n, 2 * team.size());
+    const int64_t rows = v.n * each, bytes = rows * (v.left + v.right) * channels * size;
+    const int64_t chunks = std::clamp<int64_t>(bytes / WORTH_SHARING, 1, 2 * team.size());
     team.parallel(chunks, [&](int64_t chunk, int) {
-        for (int64_t n = v.n * chunk / chunks; n < v.n * (chunk + 1) / chunks; ++n)
-            for (int64_t i = 0; i < each; ++i) {
-                const int64_t row = i - v.top;
-                if (row < 0 || row >= v.h) {
-                    zero(n, row, -v.left, v.w + v.right);
-                } else {
-                    if (v.left) zero(n, row, -v.left, 0);
-                    if (v.right) zero(n, row, v.w, v.w + v.right);
-                }
+        for (int64_t i = rows * chunk / chunks; i < rows * (chunk + 1) / chunks; ++i) {
+            const int64_t n = i / each, row = i % each - v.top;
+            if (row < 0 || row >= v.h) {
+                zero(n, row, -v.left, v.w + v.right);
+            } else {
+                if (v.left) zero(n, row, -v.left, 0);
+                if (v.right) zero(n, row, v.w, v.w + v.right);
             }
+        }
     });
 }
 

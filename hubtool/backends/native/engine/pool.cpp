@@ -29,13 +29,21 @@ void pause() {
 
 } // namespace
 
-// One step's work. `left` holds the step's number in its upper half and how many tasks are left in
-// its lower: a thread that comes late finds none left, or another number, and takes nothing; while
-// one can be taken, the step is not over, and tasks, call and with are still its own.
+// The tasks of one step that lie next to each other, and that one worker takes first. `left` holds
+// the step's number in its upper half and how many tasks are left in its lower: a thread that comes
+// late finds none left, or another number, and takes nothing; while one can be taken, the step is not
+// over, and tasks, call and with are still its own.
+struct alignas(64) Share {
+    std::atomic<uint64_t> left{0};
+};
+
+// One step's work.
 struct Pool::Shared {
     using Call = void (*)(void *, int64_t, int);
 
-    std::atomic<uint64_t> left{0};
+    explicit Shared(int workers) : shares(size_t(workers)) {}
+
+    std::vector<Share> shares; // of each worker
     std::atomic<int64_t> done{0};
     std::atomic<uint32_t> step{0};
     std::atomic<int64_t> tasks{0};
@@ -49,17 +57,30 @@ struct Pool::Shared {
     std::vector<std::thread> threads;
     pid_t owner = getpid();
 
-    // Take tasks of the step of that number until there are none.
+    // Where a worker's tasks end; they begin where those of the worker before end.
+    int64_t end_of(int64_t worker, int64_t count) const {
+        return count * (worker + 1) / int64_t(shares.size());
+    }
+
+    // Take tasks of the step of that number until there are none: first one's own, then what the
+    // others have left.
     void work(uint32_t number, int worker) {
         const int64_t count = tasks.load(std::memory_order_acquire);
         Call function = call.load(std::memory_order_acquire);
         void *argument = with.load(std::memory_order_acquire);
-        uint64_t seen = left.load(std::memory_order_acquire);
-        while (uint32_t(seen >> 32) == number && uint32_t(seen) > 0) {
-            if (!left.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel)) continue;
-            function(argument, count - int64_t(uint32_t(seen)), worker);
-            done.fetch_add(1, std::memory_order_acq_rel);
-            seen = left.load(std::memory_order_acquire);
+        const size_t workers = shares.size();
+        for (size_t i = 0; i < workers; ++i) {
+            const size_t whose = (size_t(worker) + i) % workers;
+            std::atomic<uint64_t> &left = shares[whose].left;
+            uint64_t seen = left.load(std::memory_order_acquire);
+            int64_t finished = 0;
+            while (uint32_t(seen >> 32) == number && uint32_t(seen) > 0) {
+                if (!left.compare_exchange_weak(seen, seen - 1, std::memory_order_acq_rel)) continue;
+                function(argument, end_of(int64_t(whose), count) - int64_t(uint32_t(seen)), worker);
+                ++finished;
+                seen = left.load(std::memory_order_acquire);
+            }
+            if (finished) done.fetch_add(finished, std::memory_order_acq_rel);
         }
     }
 
@@ -89,7 +110,7 @@ struct Pool::Shared {
 Pool::Pool(int threads) : threads_(threads < 1 ? 1 : threads) {}
 
 void Pool::start() {
-    shared_ = std::make_shared<Shared>();
+    shared_ = std::make_shared<Shared>(threads_);
     sigset_t all, before; // signals are for the threads of the program
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -136,7 +157,12 @@ void Pool::Team::dispatch(int64_t tasks, Call call, void *with) {
     shared.call.store(call, std::memory_order_relaxed);
     shared.with.store(with, std::memory_order_relaxed);
     shared.done.store(0, std::memory_order_relaxed);
-    shared.left.store(uint64_t(number) << 32 | uint32_t(tasks), std::memory_order_release);
+    const int64_t workers = int64_t(shared.shares.size());
+    for (int64_t worker = 0; worker < workers; ++worker) {
+        const int64_t own = shared.end_of(worker, tasks) - shared.end_of(worker - 1, tasks);
+        shared.shares[size_t(worker)].left.store(uint64_t(number) << 32 | uint32_t(own),
+                                                 std::memory_order_release);
+    }
     shared.step.store(number, std::memory_order_seq_cst);
     if (shared.asleep.load(std::memory_order_seq_cst)) {
         std::lock_guard<std::mutex> lock(shared.mutex);

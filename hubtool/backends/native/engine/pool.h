@@ -1,7 +1,9 @@
 // Threads that take the tasks of one step, and the caller among them.
 //
-// A step is cut into more tasks than threads, and whoever is free takes the next: a thread that
-// loses its core delays the step by one task, not by its share. Idle threads spin for a bounded
+// A step is cut into more tasks than threads. Each thread has a share of them that lies next to each
+// other, the same part of every step, so that it finds in its own cache what it wrote in the step
+// before; whoever is through with its share takes from the others'. So a thread that loses its core
+// delays the step by one task, not by its share. Idle threads spin for a bounded
 // while (the next step follows within microseconds), then sleep. A second caller, while the pool
 // is busy, does its tasks alone instead of waiting. After a fork the child has no threads: the
 // pool notices and starts its own.
