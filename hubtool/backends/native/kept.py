@@ -19,6 +19,7 @@ and what goes when it grows too large.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
 import os
@@ -214,8 +215,12 @@ def shared(weights: Bytes) -> Bytes:
 
 
 def room(size: int) -> Bytes:
-    """Zeroed memory for packed weights, at the start of a page."""
-    return np.frombuffer(mmap.mmap(-1, max(size, 1)), np.uint8)[:size]
+    """Zeroed memory for packed weights, at the start of a page; in huge pages where there are."""
+    memory = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)[:size]
 
 
 def _is_whole(path: Path, name: str) -> bool:

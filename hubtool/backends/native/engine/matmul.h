@@ -5,14 +5,16 @@
 //
 //   y[m, n] = Σ over lanes of  Σₖ x[m, k…] * zᵀ[n, k…]
 //
-// with zᵀ kept in the first cache, and x read once, well ahead.
+// with zᵀ in the first caches, and x asked of memory well ahead.
 #pragma once
 
 #include "direct.h"
 
 namespace hubtool::HUBTOOL_ISA {
 
-constexpr int64_t SKINNY = 12; // so many columns are held as accumulators, for two rows at once
+constexpr int64_t SKINNY = 12;                   // columns of a skinny product, at most
+constexpr int ROWS_TOGETHER = LANES == 16 ? 4 : 2; // rows times columns are held as accumulators;
+constexpr int COLUMNS_TOGETHER = 6;                // each row is gone through twice, if need be
 
 HUBTOOL_INLINE bool is_skinny(const Step &s) { return s.y.c <= SKINNY && s.x.c >= 4 * LANES; }
 
@@ -33,43 +35,53 @@ HUBTOOL_INLINE Vec once(Vec v) {
     return v;
 }
 
-constexpr int64_t AHEAD = 16; // rows of x that are asked of memory before they are wanted
-
-// R rows times N columns, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
-template <int R, int N>
-void skinny(const float *x, int64_t x_row, const float *zt, int64_t K, float (*y)[N]) {
-    Vec acc[R][N] = {};
+// R rows times C columns of N, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
+template <int R, int C, bool FIRST>
+HUBTOOL_INLINE void skinny(const float *x, int64_t x_row, const float *zt, int64_t K, int64_t N,
+                           float (*y)[SKINNY]) {
+    constexpr int AHEAD = 2 * ROWS_TOGETHER; // the row that is asked of memory, for the second cache
+    Vec acc[R][C] = {};
     auto add = [&](auto part, int64_t k) {
         Vec a[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             a[r] = part(x + r * x_row + k);
-            __builtin_prefetch(x + (r + AHEAD) * x_row + k);
+            if constexpr (FIRST) __builtin_prefetch(x + (r + AHEAD) * x_row + k, 0, 2);
         }
-#pragma GCC unroll 12
-        for (int n = 0; n < N; ++n) {
-            const Vec b = once(load(zt + k * N + n * LANES));
+#pragma GCC unroll 6
+        for (int c = 0; c < C; ++c) {
+            const Vec b = once(load(zt + k * N + c * LANES));
 #pragma GCC unroll 4
-            for (int r = 0; r < R; ++r) acc[r][n] += a[r] * b;
+            for (int r = 0; r < R; ++r) acc[r][c] += a[r] * b;
         }
     };
     int64_t k = 0;
     for (; k + LANES <= K; k += LANES) add([](const float *p) { return load(p); }, k);
     if (k < K) add([&](const float *p) { return load_some(p, int(K - k)); }, k);
     for (int r = 0; r < R; ++r)
-        for (int n = 0; n < N; ++n) y[r][n] = sum(acc[r][n]);
+        for (int c = 0; c < C; ++c) y[r][c] = sum(acc[r][c]);
 }
 
 template <int N>
 void skinny_rows(const Call &call, const float *x, const float *zt, float *y, int64_t from,
                  int64_t to) {
+    constexpr int FIRST = N <= COLUMNS_TOGETHER ? N : (N + 1) / 2, REST = N - FIRST;
     const Step &s = call.step;
-    for (int64_t m = from; m < to; m += 2) {
-        float made[2][N];
-        const float *at = x + m * s.x.pixel;
-        const int64_t rows = std::min<int64_t>(2, to - m);
-        if (rows == 2) skinny<2, N>(at, s.x.pixel, zt, s.x.c, made);
-        else skinny<1, N>(at, s.x.pixel, zt, s.x.c, made);
+    const int64_t row = s.x.pixel, K = s.x.c;
+    float made[ROWS_TOGETHER][SKINNY];
+    auto some_rows = [&](auto count, const float *at) {
+        constexpr int R = decltype(count)::value;
+        skinny<R, FIRST, true>(at, row, zt, K, N, made);
+        if constexpr (REST > 0) {
+            float rest[R][SKINNY];
+            skinny<R, REST, false>(at, row, zt + FIRST * LANES, K, N, rest);
+            for (int r = 0; r < R; ++r) std::copy_n(rest[r], REST, made[r] + FIRST);
+        }
+    };
+    for (int64_t m = from; m < to;) {
+        const int64_t rows = to - m >= ROWS_TOGETHER ? ROWS_TOGETHER : 1;
+        if (rows == 1) some_rows(std::integral_constant<int, 1>{}, x + m * row);
+        else some_rows(std::integral_constant<int, ROWS_TOGETHER>{}, x + m * row);
         for (int64_t r = 0; r < rows; ++r)
             for (int64_t n = 0; n < N; n += LANES) {
                 const int some = int(std::min<int64_t>(LANES, N - n));
@@ -78,6 +90,7 @@ void skinny_rows(const Call &call, const float *x, const float *zt, float *y, in
                 v = activate(v, s.act, float(s.a), float(s.b));
                 store_some(y + (m + r) * s.y.pixel + n, v, some);
             }
+        m += rows;
     }
 }
 

@@ -108,19 +108,72 @@ template <int M, int NV, class X, class Y> struct Ahead {
     int64_t m;
     HUBTOOL_INLINE void next() {
         constexpr int HALF = (M + 1) / 2;
+        constexpr int64_t LINE = 64 / sizeof(Y); // of the cache
         if (m >= M) return;
         const Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
-        for (int v = 0; v < NV; ++v) __builtin_prefetch(y + v * LANES, 1);
-        if (t.z0) {
-            const Y *z = m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
-            for (int v = 0; v < NV; ++v) __builtin_prefetch(z + v * LANES);
+        const Y *z = !t.z0 ? nullptr : m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
+        for (int64_t i = 0; i < NV * LANES; i += LINE) {
+            __builtin_prefetch(y + i, 1);
+            if (z) __builtin_prefetch(z + i);
         }
         ++m;
     }
 };
 
-template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
+// Bias, residual, activation; and to memory. Each asks once whether it is wanted, for all sums.
+template <class X, class Y, int M, int NV>
+HUBTOOL_INLINE void finish(const Tile<X, Y> &t, Vec (&acc)[M][NV]) {
     constexpr int HALF = (M + 1) / 2;
+    auto each = [&](auto &&f) {
+#pragma GCC unroll 14
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+            for (int v = 0; v < NV; ++v) f(acc[m][v], m, v);
+    };
+    auto pixel = [](auto *low, auto *high, int64_t step, int m) {
+        return m < HALF ? low + m * step : high + (m - HALF) * step;
+    };
+    const bool whole = t.columns >= NV * LANES;
+    if (t.bias) {
+        Vec bias[NV];
+        for (int v = 0; v < NV; ++v) bias[v] = load(t.bias + v * LANES);
+        each([&](Vec &r, int, int v) { r += bias[v]; });
+    }
+    if (t.z0 && whole)
+        each([&](Vec &r, int m, int v) { r += load(pixel(t.z0, t.z1, t.z_step, m) + v * LANES); });
+    else if (t.z0) {
+        if constexpr (sizeof(Y) == sizeof(float))
+            each([&](Vec &r, int m, int v) {
+                const int64_t left = t.columns - v * LANES;
+                if (left <= 0) return;
+                const Y *z = pixel(t.z0, t.z1, t.z_step, m) + v * LANES;
+                r += left >= LANES ? load(z) : load_some(z, int(left));
+            });
+    }
+    if (t.act == act::relu) {
+        each([&](Vec &r, int, int) { r = activate_as<act::relu>(r, 0, 0); });
+    } else if (t.act == act::clip) {
+        each([&](Vec &r, int, int) { r = activate_as<act::clip>(r, t.alpha, t.beta); });
+    } else if (t.act != act::none) {
+        Vec held[M * NV];
+        each([&](Vec &r, int m, int v) { held[m * NV + v] = r; });
+        for (Vec &r : held) r = activate(r, t.act, t.alpha, t.beta);
+        each([&](Vec &r, int m, int v) { r = held[m * NV + v]; });
+    }
+    if (whole) {
+        each([&](Vec &r, int m, int v) { store(pixel(t.y0, t.y1, t.y_step, m) + v * LANES, r); });
+        return;
+    }
+    each([&](Vec &r, int m, int v) {
+        const int64_t left = t.columns - v * LANES;
+        if (left <= 0) return;
+        Y *y = pixel(t.y0, t.y1, t.y_step, m) + v * LANES;
+        if (left >= LANES) store(y, r);
+        else if constexpr (sizeof(Y) == sizeof(float)) store_some(y, r, int(left));
+    });
+}
+
+template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
     constexpr int64_t A = 4; // bytes of a pixel that one k takes: a float, or two bfloat16
     Ahead<M, NV, X, Y> ahead{t, t.fetch ? 0 : M};
     Vec acc[M][NV] = {};
@@ -142,27 +195,7 @@ template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
             b += NV * LANES;
         }
     }
-    Vec bias[NV] = {};
-    if (t.bias)
-        for (int v = 0; v < NV; ++v) bias[v] = load(t.bias + v * LANES);
-#pragma GCC unroll 14
-    for (int m = 0; m < M; ++m) {
-        Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
-        const Y *z = !t.z0 ? nullptr : m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
-#pragma GCC unroll 2
-        for (int v = 0; v < NV; ++v) {
-            int64_t left = t.columns - v * LANES;
-            if (left <= 0) break;
-            Vec r = acc[m][v] + bias[v];
-            if (left >= LANES) {
-                if (z) r += load(z + v * LANES);
-                store(y + v * LANES, activate(r, t.act, t.alpha, t.beta));
-            } else if constexpr (sizeof(Y) == sizeof(float)) {
-                if (z) r += load_some(z + v * LANES, int(left));
-                store_some(y + v * LANES, activate(r, t.act, t.alpha, t.beta), int(left));
-            }
-        }
-    }
+    finish(t, acc);
 }
 
 template <class X, class Y, int NV, int... M>
