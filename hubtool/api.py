@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from hubtool.errors import HubError, ReadError, UnsupportedError
+from hubtool.errors import BackendError, HubError, ReadError, UnsupportedError
 from hubtool.feeds import read_arrays
 from hubtool.graph import Graph
 
 if TYPE_CHECKING:
+    from hubtool.backends import Backend
     from hubtool.bench import Bench
     from hubtool.convert import Report
     from hubtool.export import Exported, Origin
@@ -443,19 +444,23 @@ def backends() -> list[dict[str, Any]]:
         backend = module(name)
         reason = backend.available()
         row: dict[str, Any] = {"name": name, "available": reason is None}
-        if reason is None:
-            devices = backend.devices()
-            row |= {
-                "version": backend.version(),
-                "devices": devices,
-                "precisions": {device: backend.precisions(device) for device in devices},
-                "dtypes": backend.dtypes(),
-                "options": dict(backend.OPTIONS),
-            }
-        else:
-            row["reason"] = reason
+        try:
+            row |= {"reason": reason} if reason is not None else _described(backend)
+        except BackendError as error:  # what the environment asks of it, it has not
+            row |= {"available": False, "reason": f"{error.message}. {error.hint}"}
         rows.append(row | {"default": name == default()})
     return rows
+
+
+def _described(backend: Backend) -> dict[str, Any]:
+    devices = backend.devices()
+    return {
+        "version": backend.version(),
+        "devices": devices,
+        "precisions": {device: backend.precisions(device) for device in devices},
+        "dtypes": backend.dtypes(),
+        "options": dict(backend.OPTIONS),
+    }
 
 
 def bench(

@@ -18,7 +18,7 @@ ROOT = Path(hubtool.__file__).parent
 # Downwards only; rooms on one line are siblings, which do not import each other.
 RANKS = [
     {"errors"},
-    {"dtypes", "files"},
+    {"cores", "dtypes", "files"},
     {"cache"},
     {"graph"},
     {"ops"},

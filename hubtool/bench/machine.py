@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from hubtool import cores
+
 __all__ = ["facts", "milliseconds", "sentence"]
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch", "jax", "jaxlib")
@@ -19,7 +21,7 @@ def facts() -> dict[str, Any]:
     """The machine, how busy it is, and what is installed."""
     return {
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": cores.usable(),
         "memory": _memory(),
         "load": round(os.getloadavg()[0], 2),
         "system": f"{platform.system()} {platform.machine()}",
@@ -54,13 +56,6 @@ def _cpu() -> str:
             if key.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory() -> int | None:

@@ -9,7 +9,7 @@ import pytest
 from passes.builders import floats, layer, random_net, residual_net, tensor
 
 import hubtool
-from hubtool import Model
+from hubtool import Model, cores
 from hubtool.backends import BACKENDS, default, native, prepare
 from hubtool.backends.native import backend, library, runner, split
 from hubtool.backends.native.runner import ByLayer, Planned
@@ -284,7 +284,7 @@ def test_threads_come_from_the_call_then_the_environment(monkeypatch: pytest.Mon
     with pytest.raises(BackendError, match="HUBTOOL_NATIVE_THREADS is 'many'"):
         made(net())
     monkeypatch.delenv("HUBTOOL_NATIVE_THREADS")
-    assert made(net()).settings.threads == len(os.sched_getaffinity(0))
+    assert made(net()).settings.threads == cores.usable()
     assert runner.pool(2) is runner.pool(2)
 
 
@@ -299,6 +299,9 @@ def test_every_instruction_set_gives_the_same_to_rounding(monkeypatch: pytest.Mo
     monkeypatch.setenv("HUBTOOL_NATIVE_ISA", "abacus")
     with pytest.raises(BackendError, match="abacus"):
         made(net())
+    listed = {row["name"]: row for row in hubtool.backends()}
+    assert not listed["native"]["available"] and "abacus" in listed["native"]["reason"]
+    assert listed["numpy"]["available"]
 
 
 def test_an_unknown_device_is_refused() -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hubtool import cores
 from hubtool.backends import unknown_device
 from hubtool.backends.arrays import host
 from hubtool.backends.native import library as engine
@@ -124,7 +125,8 @@ def prepare(
     options: Mapping[str, Any] | None = None,
 ) -> Runner:
     """The graph made ready for the engine. threads: $HUBTOOL_NATIVE_THREADS where it is not given,
-    else as many as there are cores for this process. HUBTOOL_NATIVE_TUNE=0 turns tuning off.
+    else as many as there are cores for this process (`hubtool.cores`). HUBTOOL_NATIVE_TUNE=0 turns
+    tuning off.
 
     Raises BackendError for an unknown device, UnsupportedError with all that hubtool lacks.
     """
@@ -160,8 +162,7 @@ def _threads(given: int | None) -> int:
         return int(told)
     if given is not None:
         return max(1, given)
-    usable = getattr(os, "sched_getaffinity", None)
-    return len(usable(0)) if usable else os.cpu_count() or 1
+    return cores.usable()
 
 
 def _check(device: str) -> None:
