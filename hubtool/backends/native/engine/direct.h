@@ -217,7 +217,7 @@ template <class X, class Y> struct Direct {
                 args.z1 = base.z1 + channel;
             }
             args.columns = columns(m);
-            ask_ahead(args, vectors_at(m, M), nullptr, 0, 1);
+            ask_ahead(args, vectors_at(m, M));
             tile_kernel<X, Y>(pixels, vectors_at(m, M))(args);
         }
     }

@@ -36,17 +36,18 @@ HUBTOOL_INLINE Vec once(Vec v) {
 }
 
 // R rows times C columns of N, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
-template <int R, int C, bool FIRST>
+// Meanwhile rows [FROM, TO) of those after the next are asked of memory, for the second cache.
+template <int R, int C, int FROM, int TO>
 HUBTOOL_INLINE void skinny(const float *x, int64_t x_row, const float *zt, int64_t K, int64_t N,
                            float (*y)[SKINNY]) {
-    constexpr int AHEAD = 2 * ROWS_TOGETHER; // the row that is asked of memory, for the second cache
+    constexpr int AHEAD = 2 * ROWS_TOGETHER;
     Vec acc[R][C] = {};
     auto add = [&](auto part, int64_t k) {
         Vec a[R];
 #pragma GCC unroll 4
         for (int r = 0; r < R; ++r) {
             a[r] = part(x + r * x_row + k);
-            if constexpr (FIRST) __builtin_prefetch(x + (r + AHEAD) * x_row + k, 0, 2);
+            if (r >= FROM && r < TO) __builtin_prefetch(x + (r + AHEAD) * x_row + k, 0, 2);
         }
 #pragma GCC unroll 6
         for (int c = 0; c < C; ++c) {
@@ -71,10 +72,11 @@ void skinny_rows(const Call &call, const float *x, const float *zt, float *y, in
     float made[ROWS_TOGETHER][SKINNY];
     auto some_rows = [&](auto count, const float *at) {
         constexpr int R = decltype(count)::value;
-        skinny<R, FIRST, true>(at, row, zt, K, N, made);
+        constexpr int SHARE = REST > 0 ? R / 2 : R; // memory is asked evenly all the time
+        skinny<R, FIRST, 0, SHARE>(at, row, zt, K, N, made);
         if constexpr (REST > 0) {
             float rest[R][SKINNY];
-            skinny<R, REST, false>(at, row, zt + FIRST * LANES, K, N, rest);
+            skinny<R, REST, SHARE, R>(at, row, zt + FIRST * LANES, K, N, rest);
             for (int r = 0; r < R; ++r) std::copy_n(rest[r], REST, made[r] + FIRST);
         }
     };
@@ -162,7 +164,7 @@ struct Product {
                     t.bias = call.bias ? call.bias + n : nullptr;
                     t.y0 = y + row * t.y_step + n;
                     t.y1 = t.y0 + half * t.y_step;
-                    ask_ahead(t, vectors_at(n, N), nullptr, 0, 1);
+                    ask_ahead(t, vectors_at(n, N));
                     t.columns = std::min<int64_t>(BLOCK, whole ? round_up(N - n, 16) : N - n);
                     tile_kernel<float, float>(int(count), vectors_at(n, N))(t);
                 }

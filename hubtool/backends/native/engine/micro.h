@@ -20,7 +20,7 @@
 
 namespace hubtool::HUBTOOL_ISA {
 
-constexpr int64_t AHEAD_BYTES = 8 << 10; // some 100 ns of products
+constexpr int64_t AHEAD_BYTES = 8 << 10; // of weights: some 100 ns of products
 
 // Everything that a tile reads and writes. Offsets and strides are in elements.
 template <class X, class Y> struct Tile {
@@ -30,8 +30,8 @@ template <class X, class Y> struct Tile {
     int64_t count; // of taps
     int64_t k;     // products a tap
     const void *b;
-    const char *next; // the weights to be asked of memory meanwhile, and how many bytes for each k
-    int64_t next_step;
+    const char *next; // weights to be asked of memory meanwhile (see ask_ahead),
+    int64_t next_step; // so many bytes further at each k
     const float *bias; // NV vectors, or null
     const Y *z0, *z1;  // the residual, or null
     int64_t z_step;
@@ -43,13 +43,14 @@ template <class X, class Y> struct Tile {
     bool fetch; // y and z are not in the cache
 };
 
-// Which weights a tile asks of memory. `sharers` tiles use the same weights; they share the asking for
-// those that follow. One that has them for itself asks for its own, a little ahead.
+// Says which weights a tile asks of memory. Where `sharers` tiles use the same weights, one after the
+// other, each asks for its share of those that follow; a tile that has them for itself asks for its
+// own, a little ahead. Nothing is read: what lies beyond the weights does no harm.
 template <class X, class Y>
-HUBTOOL_INLINE void ask_ahead(Tile<X, Y> &t, int64_t vectors, const void *following, int64_t sharer,
-                              int64_t sharers) {
+HUBTOOL_INLINE void ask_ahead(Tile<X, Y> &t, int64_t vectors, const void *following = nullptr,
+                              int64_t sharer = 0, int64_t sharers = 1) {
     const int64_t each = vectors * LANES * 4;
-    if (sharers <= 1) {
+    if (sharers == 1) {
         t.next = static_cast<const char *>(t.b) + AHEAD_BYTES;
         t.next_step = each;
         return;
@@ -102,16 +103,21 @@ HUBTOOL_INLINE void multiply_pixels(Vec (&acc)[M][NV], const Pixels &low, const 
     }
 }
 
+// Pixel m of a tile of M, whose halves begin at `low` and `high`.
+template <int M, class T> HUBTOOL_INLINE T *pixel(T *low, T *high, int64_t step, int64_t m) {
+    constexpr int HALF = (M + 1) / 2;
+    return m < HALF ? low + m * step : high + (m - HALF) * step;
+}
+
 // Asks memory for what the end of a tile reads and writes: one pixel at each call.
 template <int M, int NV, class X, class Y> struct Ahead {
+    static constexpr int64_t LINE = 64 / sizeof(Y); // of the cache
     const Tile<X, Y> &t;
     int64_t m;
     HUBTOOL_INLINE void next() {
-        constexpr int HALF = (M + 1) / 2;
-        constexpr int64_t LINE = 64 / sizeof(Y); // of the cache
         if (m >= M) return;
-        const Y *y = m < HALF ? t.y0 + m * t.y_step : t.y1 + (m - HALF) * t.y_step;
-        const Y *z = !t.z0 ? nullptr : m < HALF ? t.z0 + m * t.z_step : t.z1 + (m - HALF) * t.z_step;
+        const Y *y = pixel<M>(t.y0, t.y1, t.y_step, m);
+        const Y *z = t.z0 ? pixel<M>(t.z0, t.z1, t.z_step, m) : nullptr;
         for (int64_t i = 0; i < NV * LANES; i += LINE) {
             __builtin_prefetch(y + i, 1);
             if (z) __builtin_prefetch(z + i);
@@ -120,35 +126,33 @@ template <int M, int NV, class X, class Y> struct Ahead {
     }
 };
 
-// Bias, residual, activation; and to memory. Each asks once whether it is wanted, for all sums.
+// Bias, residual, activation; and to memory. Each asks once whether it is wanted, for all sums. Whole
+// vectors are what nearly all tiles store; parts of one are float32, as the caller's arrays are.
 template <class X, class Y, int M, int NV>
 HUBTOOL_INLINE void finish(const Tile<X, Y> &t, Vec (&acc)[M][NV]) {
-    constexpr int HALF = (M + 1) / 2;
     auto each = [&](auto &&f) {
 #pragma GCC unroll 14
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
             for (int v = 0; v < NV; ++v) f(acc[m][v], m, v);
     };
-    auto pixel = [](auto *low, auto *high, int64_t step, int m) {
-        return m < HALF ? low + m * step : high + (m - HALF) * step;
-    };
-    const bool whole = t.columns >= NV * LANES;
+    auto y_at = [&](int m, int v) { return pixel<M>(t.y0, t.y1, t.y_step, m) + v * LANES; };
+    auto z_at = [&](int m, int v) { return pixel<M>(t.z0, t.z1, t.z_step, m) + v * LANES; };
+    auto left = [&](int v) { return t.columns - v * LANES; };
+    const bool whole = left(NV) >= 0;
     if (t.bias) {
         Vec bias[NV];
         for (int v = 0; v < NV; ++v) bias[v] = load(t.bias + v * LANES);
         each([&](Vec &r, int, int v) { r += bias[v]; });
     }
-    if (t.z0 && whole)
-        each([&](Vec &r, int m, int v) { r += load(pixel(t.z0, t.z1, t.z_step, m) + v * LANES); });
-    else if (t.z0) {
-        if constexpr (sizeof(Y) == sizeof(float))
-            each([&](Vec &r, int m, int v) {
-                const int64_t left = t.columns - v * LANES;
-                if (left <= 0) return;
-                const Y *z = pixel(t.z0, t.z1, t.z_step, m) + v * LANES;
-                r += left >= LANES ? load(z) : load_some(z, int(left));
-            });
+    if (t.z0 && whole) {
+        each([&](Vec &r, int m, int v) { r += load(z_at(m, v)); });
+    } else if (t.z0) {
+        each([&](Vec &r, int m, int v) {
+            if (left(v) >= LANES) r += load(z_at(m, v));
+            else if constexpr (sizeof(Y) == sizeof(float))
+                if (left(v) > 0) r += load_some(z_at(m, v), int(left(v)));
+        });
     }
     if (t.act == act::relu) {
         each([&](Vec &r, int, int) { r = activate_as<act::relu>(r, 0, 0); });
@@ -161,16 +165,14 @@ HUBTOOL_INLINE void finish(const Tile<X, Y> &t, Vec (&acc)[M][NV]) {
         each([&](Vec &r, int m, int v) { r = held[m * NV + v]; });
     }
     if (whole) {
-        each([&](Vec &r, int m, int v) { store(pixel(t.y0, t.y1, t.y_step, m) + v * LANES, r); });
-        return;
+        each([&](Vec &r, int m, int v) { store(y_at(m, v), r); });
+    } else {
+        each([&](Vec &r, int m, int v) {
+            if (left(v) >= LANES) store(y_at(m, v), r);
+            else if constexpr (sizeof(Y) == sizeof(float))
+                if (left(v) > 0) store_some(y_at(m, v), r, int(left(v)));
+        });
     }
-    each([&](Vec &r, int m, int v) {
-        const int64_t left = t.columns - v * LANES;
-        if (left <= 0) return;
-        Y *y = pixel(t.y0, t.y1, t.y_step, m) + v * LANES;
-        if (left >= LANES) store(y, r);
-        else if constexpr (sizeof(Y) == sizeof(float)) store_some(y, r, int(left));
-    });
 }
 
 template <class X, class Y, int M, int NV> void tile(const Tile<X, Y> &t) {
