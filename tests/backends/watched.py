@@ -94,7 +94,7 @@ def main() -> None:
     cases = [*convolutions(), *others(), *nets()]
     compiled = 0
     for name, graph, feeds in cases:
-        model = Model(graph, backend="native", threads=2)
+        model = Model(graph, backend="native", threads=2, options={"tune": False})
         given = model.run(feeds)
         try:
             assert_close(given, defined(graph, feeds), 1e-4)
