@@ -288,6 +288,13 @@ def test_threads_come_from_the_call_then_the_environment(monkeypatch: pytest.Mon
     assert runner.pool(2) is runner.pool(2)
 
 
+def listed_alone(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, Any]]:
+    """What `hubtool backends` lists where there are none but native and numpy."""
+    for name in {*BACKENDS} - {"native", "numpy"}:
+        monkeypatch.delitem(BACKENDS, name)
+    return {row["name"]: row for row in hubtool.backends()}
+
+
 def test_every_instruction_set_gives_the_same_to_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     x = draw(2, 16, 12, 12)
     wanted = expected(net(), {"x": x})["y"]
@@ -299,9 +306,7 @@ def test_every_instruction_set_gives_the_same_to_rounding(monkeypatch: pytest.Mo
     monkeypatch.setenv("HUBTOOL_NATIVE_ISA", "abacus")
     with pytest.raises(BackendError, match="abacus"):
         made(net())
-    for name in sorted({*BACKENDS} - {"native", "numpy"}):
-        monkeypatch.delitem(BACKENDS, name)
-    listed = {row["name"]: row for row in hubtool.backends()}
+    listed = listed_alone(monkeypatch)
     assert not listed["native"]["available"] and "abacus" in listed["native"]["reason"]
     assert listed["numpy"]["available"]
 
@@ -385,9 +390,7 @@ def test_without_an_engine_the_next_backend_is_the_default_and_the_reason_is_sai
     with pytest.raises(BackendError, match="the native backend is not available: the C\\+\\+"):
         Model(net(), backend="native")
     assert Model(net()).run({"x": draw(1, 16, 4, 4)})["y"].shape == (1, 5)
-    for name in {*BACKENDS} - {"native", "numpy"}:
-        monkeypatch.delitem(BACKENDS, name)
-    rows = {row["name"]: row for row in hubtool.backends()}
+    rows = listed_alone(monkeypatch)
     assert not rows["native"]["available"] and "engine" in rows["native"]["reason"]
     assert rows["numpy"]["default"] and not rows["native"]["default"]
 

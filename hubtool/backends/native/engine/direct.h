@@ -202,6 +202,7 @@ template <class X, class Y> struct Direct {
         const char *weights = static_cast<const char *>(call.weights);
         for (int64_t block = first; block < last; ++block) {
             const int64_t m = block * BLOCK, channel = g * M + m;
+            const int vectors = vectors_at(m, M);
             args.b = weights + 4 * (g * round_up(M, LANES) * products
                                     + packed_before(block, M, products));
             args.bias = call.bias ? call.bias + channel : nullptr;
@@ -217,8 +218,8 @@ template <class X, class Y> struct Direct {
                 args.z1 = base.z1 + channel;
             }
             args.columns = columns(m);
-            ask_ahead(args, vectors_at(m, M));
-            tile_kernel<X, Y>(pixels, vectors_at(m, M))(args);
+            ask_ahead(args, vectors);
+            tile_kernel<X, Y>(pixels, vectors)(args);
         }
     }
 

@@ -12,7 +12,7 @@
 
 namespace hubtool::HUBTOOL_ISA {
 
-constexpr int64_t SKINNY = 12;                   // columns of a skinny product, at most
+constexpr int64_t SKINNY = 12;                     // columns of a skinny product, at most
 constexpr int ROWS_TOGETHER = LANES == 16 ? 4 : 2; // rows times columns are held as accumulators;
 constexpr int COLUMNS_TOGETHER = 6;                // each row is gone through twice, if need be
 
@@ -35,11 +35,12 @@ HUBTOOL_INLINE Vec once(Vec v) {
     return v;
 }
 
-// R rows times C columns of N, K numbers each; zᵀ lies as [k / LANES][N][LANES], and ends in zeros.
-// Meanwhile rows [FROM, TO) of those after the next are asked of memory, for the second cache.
+// R rows times the columns of N from `first` on, C of them, K numbers each; zᵀ lies as
+// [k / LANES][N][LANES], and ends in zeros. Meanwhile rows [FROM, TO) of those after the next are
+// asked of memory, for the second cache.
 template <int R, int C, int FROM, int TO>
 HUBTOOL_INLINE void skinny(const float *x, int64_t x_row, const float *zt, int64_t K, int64_t N,
-                           float (*y)[SKINNY]) {
+                           int64_t first, float (*y)[SKINNY]) {
     constexpr int AHEAD = 2 * ROWS_TOGETHER;
     Vec acc[R][C] = {};
     auto add = [&](auto part, int64_t k) {
@@ -51,7 +52,7 @@ HUBTOOL_INLINE void skinny(const float *x, int64_t x_row, const float *zt, int64
         }
 #pragma GCC unroll 6
         for (int c = 0; c < C; ++c) {
-            const Vec b = once(load(zt + k * N + c * LANES));
+            const Vec b = once(load(zt + k * N + (first + c) * LANES));
 #pragma GCC unroll 4
             for (int r = 0; r < R; ++r) acc[r][c] += a[r] * b;
         }
@@ -60,7 +61,7 @@ HUBTOOL_INLINE void skinny(const float *x, int64_t x_row, const float *zt, int64
     for (; k + LANES <= K; k += LANES) add([](const float *p) { return load(p); }, k);
     if (k < K) add([&](const float *p) { return load_some(p, int(K - k)); }, k);
     for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) y[r][c] = sum(acc[r][c]);
+        for (int c = 0; c < C; ++c) y[r][first + c] = sum(acc[r][c]);
 }
 
 template <int N>
@@ -73,12 +74,8 @@ void skinny_rows(const Call &call, const float *x, const float *zt, float *y, in
     auto some_rows = [&](auto count, const float *at) {
         constexpr int R = decltype(count)::value;
         constexpr int SHARE = REST > 0 ? R / 2 : R; // memory is asked evenly all the time
-        skinny<R, FIRST, 0, SHARE>(at, row, zt, K, N, made);
-        if constexpr (REST > 0) {
-            float rest[R][SKINNY];
-            skinny<R, REST, SHARE, R>(at, row, zt + FIRST * LANES, K, N, rest);
-            for (int r = 0; r < R; ++r) std::copy_n(rest[r], REST, made[r] + FIRST);
-        }
+        skinny<R, FIRST, 0, SHARE>(at, row, zt, K, N, 0, made);
+        if constexpr (REST > 0) skinny<R, REST, SHARE, R>(at, row, zt, K, N, FIRST, made);
     };
     for (int64_t m = from; m < to;) {
         const int64_t rows = to - m >= ROWS_TOGETHER ? ROWS_TOGETHER : 1;
@@ -160,13 +157,14 @@ struct Product {
                 t.a1 = t.a0 + half * t.step;
                 for (int64_t block = first; block < std::min(blocks, first + together); ++block) {
                     const int64_t n = block * BLOCK;
+                    const int vectors = vectors_at(n, N);
                     t.b = zp + packed_before(block, N, s.x.c);
                     t.bias = call.bias ? call.bias + n : nullptr;
                     t.y0 = y + row * t.y_step + n;
                     t.y1 = t.y0 + half * t.y_step;
-                    ask_ahead(t, vectors_at(n, N));
+                    ask_ahead(t, vectors);
                     t.columns = std::min<int64_t>(BLOCK, whole ? round_up(N - n, 16) : N - n);
-                    tile_kernel<float, float>(int(count), vectors_at(n, N))(t);
+                    tile_kernel<float, float>(int(count), vectors)(t);
                 }
             }
     }
